@@ -1,4 +1,4 @@
-module cocoon/tools
+module cocoon/tools/proto
 
 go 1.26
 

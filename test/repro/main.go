@@ -1,0 +1,179 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command repro builds the guest twice, under different circumstances, and
+// compares every byte of what comes out.
+//
+// The two builds differ in directory and its depth, build cache, umask,
+// locale, time zone, number of parallel compilers and the time on the files.
+// Both use the kernel package of the same lock file. It is a developer's and
+// CI's tool and trusts the checkout that it runs in.
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	cache := flag.String("cache", "", "directory with the kernel package (required)")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout, *cache); err != nil {
+		fmt.Fprintln(os.Stderr, "repro:", err)
+		os.Exit(1)
+	}
+}
+
+// variant is one set of circumstances of a build.
+type variant struct {
+	dir   string // below the scratch directory
+	env   []string
+	umask int
+	mtime time.Time
+	jobs  string
+}
+
+func run(ctx context.Context, out io.Writer, cache string) (err error) {
+	if cache == "" {
+		return errors.New("--cache is required")
+	}
+	scratch, err := os.MkdirTemp("", "cocoon-repro-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	variants := []variant{
+		{"a", []string{"LC_ALL=C", "TZ=UTC"}, 0o022, time.Unix(1_000_000_000, 0), "1"},
+		{"deeper/than/the/first", []string{"LC_ALL=C.UTF-8", "TZ=Asia/Tokyo", "SOURCE_DATE_EPOCH=1"}, 0o077, time.Now(), "2"},
+	}
+	var sums []map[string]string
+	for i, v := range variants {
+		fmt.Fprintf(out, "build %d of %d in %s (umask %03o, %s)\n", i+1, len(variants), v.dir, v.umask, strings.Join(v.env, " "))
+		start := time.Now()
+		s, err := v.build(ctx, scratch, cache)
+		if err != nil {
+			return fmt.Errorf("build %d: %w", i+1, err)
+		}
+		fmt.Fprintf(out, "  %d files in %.0f s\n", len(s), time.Since(start).Seconds())
+		sums = append(sums, s)
+	}
+	return compare(out, sums[0], sums[1])
+}
+
+// build copies the checkout below scratch, builds it there and returns the
+// SHA-256 of each file that came out.
+func (v variant) build(ctx context.Context, scratch, cache string) (map[string]string, error) {
+	dir := filepath.Join(scratch, v.dir)
+	syscall.Umask(v.umask)
+	if err := copyCheckout(ctx, dir, v.mtime); err != nil {
+		return nil, fmt.Errorf("copy the checkout: %w", err)
+	}
+	env := append(os.Environ(), v.env...)
+	env = append(env, "GOCACHE="+filepath.Join(scratch, "cache-"+v.jobs), "GOMAXPROCS="+v.jobs, "TMPDIR="+dir)
+	cmd := exec.CommandContext(ctx, "make", "image", "CACHE="+cache)
+	cmd.Dir, cmd.Env = dir, env
+	if log, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("make image: %w\n%s", err, log)
+	}
+	return digests(filepath.Join(dir, "out"))
+}
+
+// copyCheckout copies the files that git tracks or would track.
+func copyCheckout(ctx context.Context, dir string, mtime time.Time) error {
+	list, err := exec.CommandContext(ctx, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		return fmt.Errorf("git ls-files: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(list), "\x00"), "\x00") {
+		if err := copyFile(name, filepath.Join(dir, name), mtime); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string, mtime time.Time) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, b, 0o777); err != nil {
+		return err
+	}
+	return os.Chtimes(to, mtime, mtime)
+}
+
+func digests(root string) (map[string]string, error) {
+	sums := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		h := sha256.New()
+		_, err = io.Copy(h, f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		sums[rel] = hex.EncodeToString(h.Sum(nil))
+		return nil
+	})
+	return sums, err
+}
+
+func compare(out io.Writer, a, b map[string]string) error {
+	names := map[string]bool{}
+	for n := range a {
+		names[n] = true
+	}
+	for n := range b {
+		names[n] = true
+	}
+	sorted := make([]string, 0, len(names))
+	for n := range names {
+		sorted = append(sorted, n)
+	}
+	slices.Sort(sorted)
+	var differ []string
+	for _, n := range sorted {
+		same := "same"
+		if a[n] != b[n] {
+			same = "DIFFERS"
+			differ = append(differ, n)
+		}
+		fmt.Fprintf(out, "%-8s%.16s  %s\n", same, a[n], n)
+	}
+	if len(sorted) == 0 {
+		return errors.New("the builds made no file")
+	}
+	if differ != nil {
+		return fmt.Errorf("not reproducible: %s", strings.Join(differ, ", "))
+	}
+	return nil
+}
