@@ -74,7 +74,7 @@ func run(ctx context.Context, keep bool) (err error) {
 }
 
 func bootstrap(ctx context.Context, root string) error {
-	mirror, err := mirror()
+	mirror, err := mirror(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,8 @@ func bootstrap(ctx context.Context, root string) error {
 }
 
 // mirror returns the first Debian archive that apt is configured with.
-func mirror() (string, error) {
-	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
+func mirror(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask apt for its archives: %w", err)
 	}
