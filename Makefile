@@ -38,8 +38,13 @@ tools:
 	@mkdir -p $(OUT)/bin
 	for t in $(HOST_TOOLS); do $(TOOL_BUILD) -o $(OUT)/bin/$${t##*/} ./$$t; done
 
+# Which lines of the list `deps` takes; bench and fresh add their own.
+GROUPS := base
+bench: GROUPS += bench
+fresh: GROUPS += fresh
+
 deps: ## install the Debian packages of test/packages.txt that are missing
-	@want=$$(sed 's/#.*//' test/packages.txt); missing=; \
+	@want=$$(for g in $(GROUPS); do sed -n "s/#.*//; s/^$$g://p" test/packages.txt; done); missing=; \
 	for p in $$want; do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing:$$missing"; export DEBIAN_FRONTEND=noninteractive; \
 	  for try in 1 2; do \
