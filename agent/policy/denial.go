@@ -1,0 +1,116 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// minSecret is the length from which an environment value is looked for in
+// prints on its own. Shorter ones are found as KEY=value only: replacing each
+// "1" or "true" would leave nothing to read.
+const minSecret = 6
+
+// denial is a request that the policy refused.
+type denial struct {
+	rule   string
+	req    proto.Message
+	reason string   // of the engine itself
+	prints []string // of the policy
+}
+
+// refuse reports d to the owner and returns the error for the host, of the
+// form "<Rule> is blocked by policy: <prints>".
+func (e *Engine) refuse(ctx context.Context, d denial) error {
+	input, secrets, err := encodeRedacted(d.req)
+	if err != nil {
+		return status.Errorf(codeOf(err), "%s: %v", d.rule, err)
+	}
+	prints := hideSecrets(d.prints, secrets)
+	if e.limiter.Allow() {
+		e.cfg.Owner.LogAttrs(ctx, slog.LevelWarn, "request denied by policy",
+			slog.String("rule", d.rule), slog.Any("request", asJSON(input)), slog.String("reason", d.reason), slog.Any("prints", prints))
+		e.cfg.Log.Warn("request denied by policy", "rule", d.rule)
+	}
+	text := d.rule + " is blocked by policy: "
+	switch {
+	case d.reason != "":
+		text += d.reason
+	case e.cfg.HidePrints && len(prints) > 0:
+		text += "the reason is in the owner's log"
+	default:
+		text += strings.Join(prints, " ")
+	}
+	return status.Error(codes.PermissionDenied, cut(text, e.cfg.MaxDenial))
+}
+
+// hideSecrets removes environment entries and values of the request from
+// prints. Prints show strings as they are and inside of composite values
+// quoted, so both forms are replaced.
+func hideSecrets(prints, secrets []string) []string {
+	var find []string
+	for _, entry := range secrets {
+		_, value, ok := strings.Cut(entry, "=")
+		if !ok {
+			value = entry
+		}
+		if ok && value != "" {
+			find = append(find, entry, quotedInside(entry))
+		}
+		if len(value) >= minSecret {
+			find = append(find, value, quotedInside(value))
+		}
+	}
+	pairs := make([]string, 0, 2*len(find))
+	for _, s := range sortedByLength(find) {
+		pairs = append(pairs, s, redacted)
+	}
+	r := strings.NewReplacer(pairs...)
+	out := make([]string, len(prints))
+	for i, p := range prints {
+		out[i] = strings.ToValidUTF8(r.Replace(p), "\ufffd")
+	}
+	return out
+}
+
+func quotedInside(s string) string {
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
+// asJSON gives a JSON handler the value itself instead of its text.
+func asJSON(v ast.Value) any {
+	x, err := ast.JSON(v)
+	if err != nil {
+		return "unprintable: " + err.Error()
+	}
+	raw, err := json.Marshal(x)
+	if err != nil {
+		return "unprintable: " + err.Error()
+	}
+	return json.RawMessage(raw)
+}
+
+// cut shortens s to at most limit bytes without splitting a character.
+func cut(s string, limit int) string {
+	const mark = " [cut]"
+	if len(s) <= limit {
+		return s
+	}
+	n := max(limit-len(mark), 0)
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + mark[:min(len(mark), limit-n)]
+}
