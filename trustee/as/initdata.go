@@ -1,0 +1,111 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package as
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+const (
+	maxInitData = 1 << 20
+	maxNesting  = 64
+)
+
+// ErrBadInitData is returned for an init data document that cannot be read.
+var ErrBadInitData = errors.New("invalid init data")
+
+// initData is the parsed document.
+type initData struct {
+	digest []byte
+	claims map[string]any
+}
+
+// parseInitData reads the TOML text of a guest, whose exact bytes the TEE
+// measured, and computes its digest by the algorithm it names.
+func parseInitData(body string) (*initData, error) {
+	if len(body) > maxInitData {
+		return nil, fmt.Errorf("%d bytes, at most %d: %w", len(body), maxInitData, ErrBadInitData)
+	}
+	var doc struct {
+		Version   string            `toml:"version"`
+		Algorithm string            `toml:"algorithm"`
+		Data      map[string]string `toml:"data"`
+	}
+	if err := decodeTOML(body, &doc); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadInitData, err)
+	}
+	if doc.Version != "0.1.0" {
+		return nil, fmt.Errorf("version %q, want 0.1.0: %w", doc.Version, ErrBadInitData)
+	}
+	d, err := hashBy(doc.Algorithm, body)
+	if err != nil {
+		return nil, err
+	}
+	claims := make(map[string]any, len(doc.Data))
+	for name, text := range doc.Data {
+		claims[name] = text
+	}
+	expand(claims, doc.Data)
+	return &initData{digest: d, claims: claims}, nil
+}
+
+func hashBy(algorithm, body string) ([]byte, error) {
+	switch strings.ToLower(algorithm) {
+	case "sha256":
+		d := sha256.Sum256([]byte(body))
+		return d[:], nil
+	case "sha384":
+		d := sha512.Sum384([]byte(body))
+		return d[:], nil
+	case "sha512":
+		d := sha512.Sum512([]byte(body))
+		return d[:], nil
+	}
+	return nil, fmt.Errorf("algorithm %q: %w", algorithm, ErrBadInitData)
+}
+
+// expand replaces the well-known files by their content, so that policies can
+// look inside: configurations that are TOML, and the data at the end of an
+// agent policy. A file that does not parse stays text.
+func expand(claims map[string]any, files map[string]string) {
+	for _, name := range []string{"aa.toml", "cdh.toml"} {
+		var v map[string]any
+		if text, ok := files[name]; ok && decodeTOML(text, &v) == nil {
+			claims[name] = v
+		}
+	}
+	_, data, found := strings.Cut(files["policy.rego"], "policy_data := ")
+	var v any
+	if found && json.Unmarshal([]byte(data), &v) == nil {
+		delete(claims, "policy.rego")
+		claims["agent_policy_claims"] = v
+	}
+}
+
+// decodeTOML guards the decoder, which recurses once per open bracket, against
+// documents that are nothing but brackets. Brackets within strings count as
+// well; text that closes what it opens is never refused.
+func decodeTOML(text string, v any) error {
+	depth := 0
+	for i := range len(text) {
+		switch text[i] {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(0, depth-1)
+		}
+		if depth > maxNesting {
+			return fmt.Errorf("nested deeper than %d: %w", maxNesting, ErrBadInitData)
+		}
+	}
+	_, err := toml.Decode(text, v)
+	return err
+}

@@ -1,0 +1,50 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package as
+
+import (
+	"crypto/sha512"
+	"encoding/json"
+	"fmt"
+
+	"github.com/gowebpki/jcs"
+
+	"cocoon/trustee/teekey"
+)
+
+// Runtime is what the evidence of a guest is bound to.
+type Runtime struct {
+	// Nonce is the challenge, verbatim.
+	Nonce string
+	// Key is the public key that secrets will be encrypted to.
+	Key *teekey.Key
+	// Additional is the text of the evidence of further devices, empty if none.
+	Additional string
+}
+
+// claims returns the structure that the primary evidence covers.
+func (r Runtime) claims() map[string]any {
+	m := r.deviceClaims()
+	m["additional-evidence"] = r.Additional
+	return m
+}
+
+// deviceClaims returns the structure that the evidence of devices covers.
+func (r Runtime) deviceClaims() map[string]any {
+	return map[string]any{"nonce": r.Nonce, "tee-pubkey": r.Key.Members()}
+}
+
+// digest is SHA-384 over the canonical JSON (RFC 8785) of claims.
+func digest(claims map[string]any) ([]byte, error) {
+	raw, err := json.Marshal(claims)
+	if err != nil {
+		return nil, fmt.Errorf("encode runtime data: %w", err)
+	}
+	canonical, err := jcs.Transform(raw)
+	if err != nil {
+		return nil, fmt.Errorf("canonicalise runtime data: %w", err)
+	}
+	d := sha512.Sum384(canonical)
+	return d[:], nil
+}

@@ -1,0 +1,189 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kbs is the HTTP interface of the key broker: the handshake of
+// guests, the release of secrets, and administration.
+//
+// Everybody can reach it. A guest is believed what its verified evidence says;
+// the operator is known by the signature on each call. Secrets leave only
+// encrypted to a key that evidence is bound to, after the resource policy
+// agreed and the audit log took the record. The protocol is RCAR 0.4.0 of the
+// Confidential Containers key broker service.
+package kbs
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"cocoon/internal/bounded"
+	"cocoon/trustee/admin"
+	"cocoon/trustee/as"
+	"cocoon/trustee/policy"
+	"cocoon/trustee/rvps"
+	"cocoon/trustee/store"
+)
+
+const (
+	prefix = "/kbs/v0/"
+
+	// ResourcePolicyID is the id of the one policy that guards resources.
+	ResourcePolicyID = "resource-policy"
+
+	maxBody       = store.MaxResource
+	maxEvaluating = 32
+
+	maxLogged         = 256
+	refusalsPerSecond = 10
+	refusalBurst      = 100
+)
+
+// Attester evaluates evidence.
+type Attester interface {
+	Supports(tee string) error
+	Evaluate(ctx context.Context, e as.Evidence) (map[string]any, error)
+}
+
+// Tokens signs the claims of an evaluation and verifies what a client presents.
+type Tokens interface {
+	Sign(claims map[string]any) (string, error)
+	Verify(token string) (map[string]any, error)
+}
+
+// Deps are what a Handler works with.
+type Deps struct {
+	Attester        Attester
+	Tokens          Tokens
+	Sessions        *Sessions
+	Resources       *store.Resources
+	ResourcePolicy  *policy.Set
+	AttestPolicies  *policy.Set
+	ReferenceValues *rvps.Registry
+	AdminKey        ed25519.PublicKey
+	Audit           *Audit
+	Log             *slog.Logger
+	Now             func() time.Time
+}
+
+// Handler serves the broker's interface.
+type Handler struct {
+	Deps
+	// evaluating bounds how many attestations are checked at once.
+	evaluating chan struct{}
+	// refusals bounds the log lines that strangers can cause.
+	refusals *rate.Limiter
+}
+
+// NewHandler returns a Handler.
+func NewHandler(d Deps) *Handler {
+	return &Handler{Deps: d, evaluating: make(chan struct{}, maxEvaluating), refusals: rate.NewLimiter(refusalsPerSecond, refusalBurst)}
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	err := h.route(w, r)
+	if err == nil {
+		return
+	}
+	if h.refusals.AllowN(h.Now(), 1) {
+		path := r.URL.EscapedPath()
+		h.Log.Info("request refused", "method", r.Method, "path", path[:min(len(path), maxLogged)], "remote", r.RemoteAddr, "error", err)
+	}
+	if err := writeProblem(w, err); err != nil {
+		h.Log.Debug("answer not sent", "remote", r.RemoteAddr, "error", err)
+	}
+}
+
+// route takes the path as it came, without decoding: names never need escapes,
+// so an escape is an invalid name and not another way to write one.
+func (h *Handler) route(w http.ResponseWriter, r *http.Request) error {
+	path := r.URL.EscapedPath()
+	if path == "/healthz" && r.Method == http.MethodGet {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	rest, ok := strings.CutPrefix(path, prefix)
+	if !ok {
+		return fail(http.StatusNotFound, variantPath, fmt.Errorf("path %q does not begin with %q", path, prefix))
+	}
+	plugin, arg, _ := strings.Cut(rest, "/")
+	switch r.Method + " " + plugin {
+	case "POST auth":
+		return h.auth(w, r, arg)
+	case "POST attest":
+		return h.attest(w, r, arg)
+	case "GET resource":
+		return h.getResource(w, r, arg)
+	}
+	call, ok := h.adminCall(r.Method + " " + plugin)
+	if !ok && plugin == "admin" {
+		call, arg, ok = h.ownCall(r.Method, arg)
+	}
+	if !ok {
+		return fail(http.StatusNotFound, variantNoPlugin, fmt.Errorf("plugin %q does not take %s", plugin, r.Method))
+	}
+	if err := h.authorize(r); err != nil {
+		return err
+	}
+	return call(w, r, arg)
+}
+
+// authorize admits the operator.
+func (h *Handler) authorize(r *http.Request) error {
+	token, ok := bearer(r)
+	if !ok {
+		return fail(http.StatusUnauthorized, variantAdmin, errors.New("administration needs a bearer token signed with the admin key"))
+	}
+	if err := admin.Verify(h.AdminKey, token, h.Now()); err != nil {
+		return fail(http.StatusUnauthorized, variantAdmin, err)
+	}
+	return nil
+}
+
+func bearer(r *http.Request) (string, bool) {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", false
+	}
+	return token, true
+}
+
+// readBody takes a whole body of at most maxBody bytes.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.ContentLength > maxBody {
+		return nil, fail(http.StatusRequestEntityTooLarge, variantHTTP, fmt.Errorf("body of %d bytes, at most %d", r.ContentLength, maxBody))
+	}
+	raw, err := bounded.ReadAll(r.Body, maxBody)
+	if errors.Is(err, bounded.ErrTooLarge) {
+		return nil, fail(http.StatusRequestEntityTooLarge, variantHTTP, fmt.Errorf("body: %w", err))
+	}
+	if err != nil {
+		return nil, fail(http.StatusBadRequest, variantHTTP, fmt.Errorf("read body: %w", err))
+	}
+	return raw, nil
+}
+
+func writeAnswer(w http.ResponseWriter, contentType string, body []byte) error {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	// An error here means that the client is gone; the status is sent.
+	_, _ = w.Write(body)
+	return nil
+}
+
+func unescape(arg string) (string, error) {
+	name, err := url.PathUnescape(arg)
+	if err != nil || name == "" {
+		return "", fail(http.StatusNotFound, variantPath, fmt.Errorf("invalid name %q", arg))
+	}
+	return name, nil
+}

@@ -1,0 +1,296 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/internal/bounded"
+	"cocoon/trustee/admin"
+	"cocoon/trustee/rvps"
+	"cocoon/trustee/store"
+)
+
+// remote are the flags of every administration command.
+type remote struct {
+	url, caFile, keyFile string
+}
+
+// command adds the flags of the connection to c.
+func (r *remote) command(c *cobra.Command) *cobra.Command {
+	f := c.Flags()
+	f.StringVar(&r.url, "url", "https://127.0.0.1:8080", "the broker")
+	f.StringVar(&r.caFile, "ca", "", "PEM certificate that the broker's must come from (required)")
+	f.StringVar(&r.keyFile, "admin-key", "", "the operator's Ed25519 key in PEM (required)")
+	return required(c, "ca", "admin-key")
+}
+
+func (r *remote) client() (*admin.Client, error) {
+	ca, err := os.ReadFile(r.caFile)
+	if err != nil {
+		return nil, fmt.Errorf("read CA: %w", err)
+	}
+	raw, err := os.ReadFile(r.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("read admin key: %w", err)
+	}
+	key, err := admin.ParsePrivateKey(raw)
+	if err != nil {
+		return nil, err
+	}
+	return admin.NewClient(admin.ClientConfig{URL: r.url, CA: ca, Key: key})
+}
+
+type remoteAction func(ctx context.Context, c *admin.Client, args []string) error
+
+// call runs f with a client of the broker that the flags name.
+func (a *app) call(r *remote, f remoteAction) func(*cobra.Command, []string) error {
+	return a.do(func(ctx context.Context, args []string) error {
+		c, err := r.client()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return f(ctx, c, args)
+	})
+}
+
+// input reads a file, or standard input for "-".
+func (a *app) input(file string) ([]byte, error) {
+	if file == "-" {
+		raw, err := bounded.ReadAll(a.in, store.MaxResource)
+		if err != nil {
+			return nil, fmt.Errorf("read standard input: %w", err)
+		}
+		return raw, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	raw, err := bounded.ReadAll(f, store.MaxResource)
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", file, err)
+	}
+	return raw, nil
+}
+
+func (a *app) resourceCommand() *cobra.Command {
+	return group("resource", "Manage secrets", a.resourceSet(), a.resourceGet(), a.resourceDelete(), a.resourceList())
+}
+
+func (a *app) resourceSet() *cobra.Command {
+	r, file := &remote{}, ""
+	c := &cobra.Command{
+		Use: "set REPOSITORY/TYPE/TAG --file FILE", Short: "Store a secret", Args: cobra.ExactArgs(1),
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			raw, err := a.input(file)
+			if err != nil {
+				return err
+			}
+			return c.SetResource(ctx, args[0], raw)
+		}),
+	}
+	c.Flags().StringVar(&file, "file", "", "file with the secret, - for standard input (required)")
+	return required(r.command(c), "file")
+}
+
+func (a *app) resourceGet() *cobra.Command {
+	r := &remote{}
+	return r.command(&cobra.Command{
+		Use: "get REPOSITORY/TYPE/TAG", Short: "Print a secret", Args: cobra.ExactArgs(1),
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			raw, err := c.Resource(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			_, err = a.out.Write(raw)
+			return err
+		}),
+	})
+}
+
+func (a *app) resourceDelete() *cobra.Command {
+	r := &remote{}
+	return r.command(&cobra.Command{
+		Use: "delete REPOSITORY/TYPE/TAG", Short: "Remove a secret", Args: cobra.ExactArgs(1),
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			return c.DeleteResource(ctx, args[0])
+		}),
+	})
+}
+
+func (a *app) resourceList() *cobra.Command {
+	r := &remote{}
+	return r.command(&cobra.Command{
+		Use: "list", Short: "Print the names of all secrets", Args: cobra.NoArgs,
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, _ []string) error {
+			names, err := c.Resources(ctx)
+			if err != nil {
+				return err
+			}
+			for _, n := range names {
+				if _, err := fmt.Fprintln(a.out, n); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+	})
+}
+
+func (a *app) policyCommand() *cobra.Command {
+	return group("policy", "Manage policies", a.policySet(), a.policyGet())
+}
+
+// policyKind admits the two kinds of policies.
+func policyKind(cmd *cobra.Command, args []string) error {
+	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
+		return err
+	}
+	if args[0] != "resource" && args[0] != "attestation" {
+		return fmt.Errorf("policy %q, want resource or attestation", args[0])
+	}
+	return nil
+}
+
+func (a *app) policySet() *cobra.Command {
+	r, file, id := &remote{}, "", ""
+	c := &cobra.Command{
+		Use: "set resource|attestation --file FILE", Short: "Replace a policy", Args: policyKind,
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			raw, err := a.input(file)
+			if err != nil {
+				return err
+			}
+			if args[0] == "resource" {
+				return c.SetResourcePolicy(ctx, string(raw))
+			}
+			return c.SetAttestationPolicy(ctx, id, string(raw))
+		}),
+	}
+	c.Flags().StringVar(&file, "file", "", "file with the Rego text, - for standard input (required)")
+	c.Flags().StringVar(&id, "id", "default_cpu", "which attestation policy")
+	return required(r.command(c), "file")
+}
+
+func (a *app) policyGet() *cobra.Command {
+	r, id := &remote{}, ""
+	c := &cobra.Command{
+		Use: "get resource|attestation", Short: "Print a policy", Args: policyKind,
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			var text string
+			var err error
+			if args[0] == "resource" {
+				text, err = c.ResourcePolicy(ctx)
+			} else {
+				text, err = c.AttestationPolicy(ctx, id)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(a.out, text)
+			return err
+		}),
+	}
+	c.Flags().StringVar(&id, "id", "default_cpu", "which attestation policy")
+	return r.command(c)
+}
+
+func (a *app) referenceCommand() *cobra.Command {
+	return group("reference", "Manage reference values", a.referenceSet(), a.referenceList(), a.referenceDelete())
+}
+
+func (a *app) referenceSet() *cobra.Command {
+	r, file, life := &remote{}, "", time.Duration(0)
+	c := &cobra.Command{
+		Use:     "set NAME JSON | set --file FILE",
+		Short:   "Register one reference value, or those of a JSON object",
+		Example: `  trustee reference set launch_digest '["abcde"]'`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if (file == "") != (len(args) == 2) || file != "" && len(args) != 0 {
+				return errors.New("want a name and its value in JSON, or --file")
+			}
+			return nil
+		},
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			values, err := a.values(file, args)
+			if err != nil {
+				return err
+			}
+			var expires time.Time
+			if life != 0 {
+				expires = time.Now().Add(life)
+			}
+			message, err := rvps.NewMessage(values, expires)
+			if err != nil {
+				return err
+			}
+			return c.RegisterReferenceValues(ctx, message)
+		}),
+	}
+	c.Flags().StringVar(&file, "file", "", "file with a JSON object of names and values, - for standard input")
+	c.Flags().DurationVar(&life, "life", 0, "how long the values are valid; without it the broker decides")
+	return r.command(c)
+}
+
+func (a *app) values(file string, args []string) (map[string]any, error) {
+	if file == "" {
+		if !json.Valid([]byte(args[1])) {
+			return nil, fmt.Errorf("value of %q is no JSON: write strings as '\"text\"' and lists as '[\"text\"]'", args[0])
+		}
+		return map[string]any{args[0]: json.RawMessage(args[1])}, nil
+	}
+	raw, err := a.input(file)
+	if err != nil {
+		return nil, err
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &object); err != nil {
+		return nil, fmt.Errorf("parse %q: %w", file, err)
+	}
+	values := make(map[string]any, len(object))
+	for name, v := range object {
+		values[name] = v
+	}
+	return values, nil
+}
+
+func (a *app) referenceList() *cobra.Command {
+	r := &remote{}
+	return r.command(&cobra.Command{
+		Use: "list", Short: "Print all reference values with their expirations", Args: cobra.NoArgs,
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, _ []string) error {
+			values, err := c.ReferenceValues(ctx)
+			if err != nil {
+				return err
+			}
+			for _, v := range values {
+				if _, err := fmt.Fprintf(a.out, "%s\t%s\t%s\n", v.Name, v.Expiration.Format(time.RFC3339), v.Value); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+	})
+}
+
+func (a *app) referenceDelete() *cobra.Command {
+	r := &remote{}
+	return r.command(&cobra.Command{
+		Use: "delete NAME", Short: "Remove a reference value", Args: cobra.ExactArgs(1),
+		RunE: a.call(r, func(ctx context.Context, c *admin.Client, args []string) error {
+			return c.DeleteReferenceValue(ctx, args[0])
+		}),
+	})
+}

@@ -1,0 +1,117 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/trustee/admin"
+	"cocoon/trustee/pki"
+	"cocoon/trustee/server"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var hosts []string
+	c := &cobra.Command{
+		Use:   "init DIR",
+		Short: "Make the folder of a broker with fresh keys and certificates",
+		Args:  cobra.ExactArgs(1),
+		RunE: a.do(func(_ context.Context, args []string) error {
+			if err := pki.Init(args[0], pki.Config{Hosts: hosts, Now: time.Now}); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(a.out, "made %s: guests need %s; keep %s and %s where only you can read them\n", args[0], pki.CACert, pki.AdminKey, pki.CAKey)
+			return err
+		}),
+	}
+	c.Flags().StringSliceVar(&hosts, "host", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses under which guests reach the broker")
+	return c
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var cfg server.Config
+	var listen, level string
+	c := &cobra.Command{
+		Use:   "serve --dir DIR",
+		Short: "Run the broker over a folder made by init",
+		Args:  cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, _ []string) error {
+			return a.serve(ctx, cfg, listen, level)
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.Dir, "dir", "", "folder of the broker (required)")
+	f.StringVar(&listen, "listen", "127.0.0.1:8080", "address to listen on; port 0 picks a free one")
+	f.BoolVar(&cfg.AllowSample, "allow-sample", false, "accept guests without a TEE, for tests: their evidence proves nothing")
+	f.StringSliceVar(&cfg.TrustedTokens, "trust-tokens", nil, "PEM certificates of further attestation services whose tokens count")
+	f.StringVar(&cfg.CertFile, "cert", "", "server certificate in PEM, instead of the folder's")
+	f.StringVar(&cfg.KeyFile, "key", "", "key of --cert in PEM")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	c.MarkFlagsRequiredTogether("cert", "key")
+	return required(c, "dir")
+}
+
+func (a *app) serve(ctx context.Context, cfg server.Config, listen, level string) (err error) {
+	var min slog.Level
+	if err := min.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("log level: %w", err)
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(a.errs, &slog.HandlerOptions{Level: min}))
+	s, err := server.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	if cfg.AllowSample {
+		cfg.Log.Warn("sample evidence is accepted: any client can claim any measurement")
+	}
+	if _, err := fmt.Fprintf(a.out, "listening on https://%s\n", l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return s.Serve(ctx, l)
+}
+
+func (a *app) adminTokenCommand() *cobra.Command {
+	var keyFile string
+	var life time.Duration
+	c := &cobra.Command{
+		Use:   "admin-token --admin-key FILE",
+		Short: "Print a bearer token for administration by other tools",
+		Args:  cobra.NoArgs,
+		RunE: a.do(func(context.Context, []string) error {
+			raw, err := os.ReadFile(keyFile)
+			if err != nil {
+				return fmt.Errorf("read admin key: %w", err)
+			}
+			key, err := admin.ParsePrivateKey(raw)
+			if err != nil {
+				return err
+			}
+			if life <= 0 {
+				return fmt.Errorf("life %s is not positive", life)
+			}
+			t, err := admin.NewToken(key, time.Now(), life)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.out, t)
+			return err
+		}),
+	}
+	c.Flags().StringVar(&keyFile, "admin-key", "", "the operator's Ed25519 key in PEM (required)")
+	c.Flags().DurationVar(&life, "life", time.Hour, "how long the token is valid")
+	return required(c, "admin-key")
+}
