@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -95,11 +96,13 @@ func asJSON(v ast.Value) any {
 	if err != nil {
 		return "unprintable: " + err.Error()
 	}
-	raw, err := json.Marshal(x)
-	if err != nil {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(x); err != nil {
 		return "unprintable: " + err.Error()
 	}
-	return json.RawMessage(raw)
+	return json.RawMessage(b.Bytes())
 }
 
 // cut shortens s to at most limit bytes without splitting a character.

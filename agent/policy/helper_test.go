@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"cocoon/internal/wire/agentpb"
 )
@@ -140,4 +142,14 @@ func served(t *testing.T, e *Engine, svc agentpb.AgentServiceService) *ttrpc.Cli
 func ownerLog() (*slog.Logger, *bytes.Buffer) {
 	var b bytes.Buffer
 	return slog.New(slog.NewJSONHandler(&b, nil)), &b
+}
+
+// newMessage returns an empty message of the generated type of d.
+func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
+	t.Helper()
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mt.New().Interface()
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"cocoon/internal/wire/agentpb"
@@ -25,11 +24,7 @@ func requests(t *testing.T) map[string]proto.Message {
 	methods := agentpb.File_agent_agent_proto.Services().ByName("AgentService").Methods()
 	for i := range methods.Len() {
 		m := methods.Get(i)
-		mt, err := protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName())
-		if err != nil {
-			t.Fatal(err)
-		}
-		out[string(m.Name())] = mt.New().Interface()
+		out[string(m.Name())] = newMessage(t, m.Input())
 	}
 	if len(out) != 42 {
 		t.Fatalf("the service has %d methods, want 42", len(out))
