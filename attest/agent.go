@@ -1,0 +1,238 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package attest is the attestation agent: it proves the guest to others, by
+// evidence of its TEE and by tokens that a key broker gives for it.
+//
+// Trust: configuration must come from a measured source. Callers of the socket
+// are root in the guest; the token they can ask for holds a private key. The
+// key broker is not trusted with more than package attest/kbs says.
+package attest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"cocoon/attest/kbs"
+	"cocoon/internal/stage"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNoKBS is returned where a key broker is needed and none is configured.
+	ErrNoKBS = errors.New("kbs token config not configured")
+	// ErrTokenType is returned for a token type that the agent does not give.
+	ErrTokenType = errors.New("token type not supported")
+	// ErrUnsupported is returned for what the TEE cannot do.
+	ErrUnsupported = errors.New("not supported by the TEE")
+)
+
+// Attester is the guest's TEE or one of its devices.
+type Attester interface {
+	// TEE is the platform's name on the wire.
+	TEE() string
+	// Evidence returns JSON evidence with reportData bound into it.
+	Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error)
+}
+
+// InitDataBinder is an Attester that can tie the initdata digest to the guest:
+// by comparing it with what the hardware reports, or by extending a register.
+type InitDataBinder interface {
+	BindInitData(ctx context.Context, digest []byte) error
+}
+
+// Deps is what an Agent works with. Attester is required.
+type Deps struct {
+	Attester Attester
+	Devices  []Attester       // attached devices that can attest, in wire-name order
+	InitData []byte           // exact initdata TOML text, nil if there is none
+	Log      *slog.Logger     // nil discards
+	Now      func() time.Time // nil means time.Now
+	// PinRoots trusts only the configured root certificates, not the system's.
+	PinRoots bool
+	// HTTPTimeout and Deadline are those of kbs.Config.
+	HTTPTimeout, Deadline time.Duration
+}
+
+// Agent answers for the guest. It is safe for concurrent use.
+type Agent struct {
+	cfg  Config
+	deps Deps
+	kbs  *kbs.Client // nil if no key broker is configured
+}
+
+// New returns an agent. It opens no connection: a key broker that cannot be
+// reached is an error of the calls that need it.
+func New(cfg Config, deps Deps) (*Agent, error) {
+	if deps.Attester == nil {
+		return nil, stage.Errorf(stage.Config, "attestation agent without an attester")
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &Agent{cfg: cfg, deps: deps}
+	if cfg.EventLog.Enabled {
+		deps.Log.Warn("event log is enabled but not supported on this TEE, no measurement will be made", "tee", a.TEE())
+	}
+	k := cfg.Tokens.KBS
+	if k == nil {
+		return a, nil
+	}
+	client, err := kbs.New(kbs.Config{
+		URL: k.URL, RootCertsPEM: []byte(k.Cert), PinRoots: deps.PinRoots,
+		TEEKeyAlgorithm: k.TEEKeyAlgorithm, InitData: deps.InitData,
+		HTTPTimeout: deps.HTTPTimeout, Deadline: deps.Deadline,
+		Log: deps.Log, Now: deps.Now,
+	}, a)
+	if err != nil {
+		return nil, fmt.Errorf("configure key broker: %w", err)
+	}
+	a.kbs = client
+	return a, nil
+}
+
+// Close ends a running attestation and waits for it.
+func (a *Agent) Close() error {
+	if a.kbs == nil {
+		return nil
+	}
+	return a.kbs.Close()
+}
+
+// TEE returns the platform's name on the wire.
+func (a *Agent) TEE() string { return a.deps.Attester.TEE() }
+
+// AdditionalTEEs returns the names of the attached devices.
+func (a *Agent) AdditionalTEEs() []string {
+	names := make([]string, 0, len(a.deps.Devices))
+	for _, d := range a.deps.Devices {
+		names = append(names, d.TEE())
+	}
+	return names
+}
+
+// Evidence returns the TEE's evidence as JSON text, with runtimeData bound into
+// it as it is.
+func (a *Agent) Evidence(ctx context.Context, runtimeData []byte) (json.RawMessage, error) {
+	b, err := a.deps.Attester.Evidence(ctx, runtimeData)
+	if err != nil {
+		return nil, stage.Errorf(stage.Evidence, "%s evidence: %w", a.TEE(), err)
+	}
+	return b, nil
+}
+
+// AdditionalEvidence returns a JSON object from device name to evidence, or
+// nothing if there is no device.
+func (a *Agent) AdditionalEvidence(ctx context.Context, runtimeData []byte) ([]byte, error) {
+	if len(a.deps.Devices) == 0 {
+		return nil, nil
+	}
+	all := make(map[string]json.RawMessage, len(a.deps.Devices))
+	for _, d := range a.deps.Devices {
+		b, err := d.Evidence(ctx, runtimeData)
+		if err != nil {
+			return nil, stage.Errorf(stage.Evidence, "%s evidence: %w", d.TEE(), err)
+		}
+		all[d.TEE()] = b
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return nil, stage.Errorf(stage.Evidence, "encode device evidence: %w", err)
+	}
+	return b, nil
+}
+
+// kbsToken is the content of a token of type "kbs".
+type kbsToken struct {
+	Token  string `json:"token"`
+	KeyPEM string `json:"tee_keypair"`
+}
+
+// Token returns a token of the given type. Type "kbs" is JSON text with a JWT
+// and the TEE private key that it is bound to; a token is reused until shortly
+// before it expires. The result is secret.
+func (a *Agent) Token(ctx context.Context, tokenType string) ([]byte, error) {
+	if tokenType != "kbs" {
+		return nil, stage.Errorf(stage.Config, "%w: %.32q", ErrTokenType, tokenType)
+	}
+	if a.kbs == nil {
+		return nil, stage.Wrap(stage.Config, ErrNoKBS)
+	}
+	t, err := a.kbs.Token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(kbsToken{Token: t.JWT, KeyPEM: string(t.KeyPEM)})
+}
+
+// Resource fetches one secret from the key broker; see kbs.Client.Resource.
+func (a *Agent) Resource(ctx context.Context, plugin, path, query string) ([]byte, error) {
+	if a.kbs == nil {
+		return nil, stage.Wrap(stage.Config, ErrNoKBS)
+	}
+	return a.kbs.Resource(ctx, plugin, path, query)
+}
+
+// BindInitData ties the digest to the guest. It returns ErrUnsupported if the
+// TEE has no place for it; any other error means that the guest is not the one
+// that the initdata was made for, or that this could not be found out.
+func (a *Agent) BindInitData(ctx context.Context, digest []byte) error {
+	b, ok := a.deps.Attester.(InitDataBinder)
+	if !ok {
+		return fmt.Errorf("bind initdata on %s: %w", a.TEE(), ErrUnsupported)
+	}
+	if err := b.BindInitData(ctx, digest); err != nil {
+		return stage.Errorf(stage.Initdata, "bind initdata on %s: %w", a.TEE(), err)
+	}
+	return nil
+}
+
+// Measurement is the outcome of an ExtendRuntimeMeasurement that did not fail.
+// The values are those of the wire.
+type Measurement int
+
+// The outcomes.
+const (
+	Measured     Measurement = 0 // register extended, event logged
+	NotSupported Measurement = 1 // the TEE has no runtime registers
+	NotEnabled   Measurement = 2 // the event log is off
+)
+
+// Event is a runtime measurement: who measured, what was done, and to what.
+type Event struct {
+	Domain, Operation, Content string
+	Register                   *uint64 // nil means the configured one
+}
+
+// ExtendRuntimeMeasurement measures e. With the event log off it says so and
+// looks no further; no TEE of this build has runtime registers, so with the
+// event log on a well-formed event is NotSupported.
+func (a *Agent) ExtendRuntimeMeasurement(_ context.Context, e Event) (Measurement, error) {
+	if !a.cfg.EventLog.Enabled {
+		return NotEnabled, nil
+	}
+	if err := e.check(); err != nil {
+		return 0, err
+	}
+	return NotSupported, nil
+}
+
+// check refuses what would make a log line ambiguous: its three parts are
+// joined by spaces, and a line is one event.
+func (e Event) check() error {
+	if e.Domain == "" || e.Operation == "" {
+		return errors.New("event has no domain or no operation")
+	}
+	if strings.ContainsAny(e.Domain+e.Operation, " \n\r") {
+		return fmt.Errorf("space in event domain %.64q or operation %.64q", e.Domain, e.Operation)
+	}
+	if strings.Contains(e.Content, "\n") {
+		return errors.New("line break in event content")
+	}
+	return nil
+}

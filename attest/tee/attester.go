@@ -1,0 +1,34 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"cocoon/attest/tee/sample"
+)
+
+// ErrNoAttester is returned for a platform that this build cannot attest on.
+var ErrNoAttester = errors.New("this build has no attester for the TEE")
+
+// Attester makes evidence.
+type Attester interface {
+	// TEE is the platform's name on the wire.
+	TEE() string
+	// Evidence returns evidence with reportData bound into it. How the data is
+	// padded is the platform's matter.
+	Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error)
+}
+
+// New returns the attester of kind, or an error that wraps ErrNoAttester. No
+// kind but Sample gets the sample attester.
+func New(kind Kind) (Attester, error) {
+	if kind == Sample {
+		return sample.New(), nil
+	}
+	return nil, fmt.Errorf("%w %q", ErrNoAttester, kind)
+}
