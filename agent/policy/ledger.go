@@ -89,7 +89,7 @@ func (l *ledger) decide(ctx context.Context, rule string, input ast.Value) (verd
 		return verdict{reason: "the policy state is inconsistent, only removal is possible"}, nil, nil
 	}
 	v, err := l.prog.decide(ctx, l.question(rule, input))
-	if l.allowFailing && (errors.Is(err, errUndefined) || err == nil && !v.allowed) {
+	if l.mayFail(v, err) {
 		return verdict{allowed: true, prints: v.prints}, nil, nil
 	}
 	if err != nil || !v.allowed || len(v.ops) == 0 || l.inconsistent {
@@ -100,6 +100,11 @@ func (l *ledger) decide(ctx context.Context, rule string, input ast.Value) (verd
 	}
 	c, err := l.record(v, &change{rule: rule, input: input})
 	return v, c, err
+}
+
+// mayFail says whether a request without a yes is allowed in spite of it.
+func (l *ledger) mayFail(v verdict, err error) bool {
+	return l.allowFailing && (errors.Is(err, errUndefined) || err == nil && !v.allowed)
 }
 
 func (l *ledger) record(v verdict, c *change) (*change, error) {
@@ -139,10 +144,12 @@ func (l *ledger) rollback(ctx context.Context, c *change) error {
 
 func (l *ledger) repeat(ctx context.Context, c *change) error {
 	v, err := l.prog.decide(ctx, l.question(c.rule, c.input))
-	if err != nil {
+	switch {
+	case l.mayFail(v, err):
+		v.ops = nil
+	case err != nil:
 		return err
-	}
-	if !v.allowed {
+	case !v.allowed:
 		return errors.New("it is refused without the undone change")
 	}
 	// Kept even without changes: its handler may still be at work, and fail.
