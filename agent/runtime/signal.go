@@ -8,8 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -39,6 +41,11 @@ func (c *Container) Signal(ctx context.Context, execID string, sig unix.Signal) 
 	if p.exited() {
 		return nil
 	}
+	if sig != 0 && sig != unix.SIGKILL && c.wasReleased(p) {
+		if err := awaitProgram(ctx, p); err != nil {
+			return fmt.Errorf("signal container %s: %w", c.id, err)
+		}
+	}
 	if p == c.init && sig == unix.SIGTERM && !handlesSignal(p.pid, sig) {
 		sig = unix.SIGKILL
 	}
@@ -48,7 +55,57 @@ func (c *Container) Signal(ctx context.Context, execID string, sig unix.Signal) 
 	if sig == unix.SIGKILL && !c.host.cgroupV2 {
 		return c.thaw() // cgroup v1 delivers it only then
 	}
-	return ctx.Err()
+	return nil
+}
+
+// wasReleased tells whether a process is past the point at which init waits.
+func (c *Container) wasReleased(p *Process) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p != c.init || c.started
+}
+
+// programWait bounds how long a signal waits for execve(2). The steps before
+// it do not depend on the container.
+const programWait = time.Second
+
+// awaitProgram waits until a fresh process runs its program. For a moment it
+// is still libcontainer's code, in which the Go run time swallows signals that
+// the program would have died of.
+func awaitProgram(ctx context.Context, p *Process) error {
+	limit := time.NewTimer(programWait)
+	defer limit.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for runsLibcontainer(p.pid) {
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit.C:
+			return nil
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// runsLibcontainer looks for the environment that libcontainer gives its own
+// first stage. A program that is given the same variable only makes its first
+// signal late.
+func runsLibcontainer(pid int) bool {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/environ")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	buf := make([]byte, 16<<10)
+	n, err := io.ReadFull(f, buf)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false
+	}
+	return bytes.Contains(buf[:n], []byte("_LIBCONTAINER_INITTYPE="))
 }
 
 // handlesSignal tells whether the process handles, ignores or blocks a signal.
