@@ -50,7 +50,7 @@ type InitDataBinder interface {
 type Deps struct {
 	Attester Attester
 	Devices  []Attester       // attached devices that can attest, in wire-name order
-	InitData []byte           // exact initdata TOML text, nil if there is none
+	InitData []byte           // exact initdata TOML text, empty if there is none
 	Log      *slog.Logger     // nil discards
 	Now      func() time.Time // nil means time.Now
 	// PinRoots trusts only the configured root certificates, not the system's.

@@ -121,12 +121,13 @@ func (c *Client) resource(ctx context.Context, p ResourcePath) ([]byte, error) {
 
 // youngToken is the age up to which a token is not blamed for a denial of one
 // resource. Brokers answer 401 for a missing secret as well; without this, a
-// workload that polls for one would attest at each turn.
-const youngToken = 30 * time.Second
+// workload that polls for one would attest at each turn. An older token is
+// replaced, as reference values may have changed since it was made.
+const youngToken = 10 * time.Second
 
 func (c *Client) wantsFreshToken(err error, s *session) bool {
 	p, ok := problemOf(err)
-	if !ok || p.Status != http.StatusUnauthorized {
+	if !ok || p.Status != http.StatusUnauthorized && p.Type != "PolicyDeny" {
 		return false
 	}
 	age := c.cfg.Now().Sub(s.minted)

@@ -64,6 +64,11 @@ func TestInitDataReachesTheBrokerByteForByte(t *testing.T) {
 	if b.initData != string(cfg.InitData) {
 		t.Errorf("broker got %q, want %q", b.initData, cfg.InitData)
 	}
+	b.initData = "none came"
+	cfg.InitData = []byte{}
+	if _, err := newClient(t, cfg, &prover{}).Token(t.Context()); err != nil || b.initData != "none came" {
+		t.Errorf("without initdata the broker got %q, %v", b.initData, err)
+	}
 }
 
 func TestDeviceEvidenceIsBoundIntoThePrimaryEvidence(t *testing.T) {
@@ -256,24 +261,40 @@ func TestATokenThatTheBrokerForgotIsReplacedOnce(t *testing.T) {
 	}
 }
 
-func TestAMissingSecretBlamesAnOldTokenButNotAYoungOne(t *testing.T) {
+func TestADenialBlamesAnOldTokenButNotAYoungOne(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t)
-	now := time.Now()
-	cfg := b.config()
-	cfg.Now = func() time.Time { return now }
-	c := newClient(t, cfg, &prover{})
-	for _, step := range []struct {
-		forward time.Duration
-		attests int
-	}{{0, 1}, {youngToken, 1}, {time.Second, 2}, {time.Second, 2}} {
-		now = now.Add(step.forward)
-		_, err := c.Resource(t.Context(), "resource", "default/key/none", "")
-		if stage.Of(err) != stage.NotFound {
-			t.Fatalf("error %v, want stage not-found", err)
-		}
-		if n := b.count("attest"); n != step.attests {
-			t.Errorf("after %v: %d attestations, want %d", step.forward, n, step.attests)
-		}
+	for name, tc := range map[string]struct {
+		deny  http.HandlerFunc // nil for the broker's own answer to a missing secret
+		stage stage.Stage
+		fresh int // attestations made for an old token
+	}{
+		"missing":       {nil, stage.NotFound, 2},
+		"policy by 401": {refuse(401, "PolicyDeny", ""), stage.ResourcePolicy, 2},
+		"policy by 403": {refuse(403, "PolicyDeny", ""), stage.ResourcePolicy, 2},
+		"404":           {refuse(404, "PluginInternalError", ""), stage.NotFound, 1},
+		"bare 403":      {status(403, ""), stage.ResourcePolicy, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t)
+			b.override("resource", tc.deny)
+			now := time.Now()
+			cfg := b.config()
+			cfg.Now = func() time.Time { return now }
+			c := newClient(t, cfg, &prover{})
+			for _, step := range []struct {
+				forward time.Duration
+				attests int
+			}{{0, 1}, {youngToken, 1}, {time.Second, tc.fresh}, {time.Second, tc.fresh}} {
+				now = now.Add(step.forward)
+				_, err := c.Resource(t.Context(), "resource", "default/key/none", "")
+				if stage.Of(err) != tc.stage {
+					t.Fatalf("error %v, want stage %s", err, tc.stage)
+				}
+				if n := b.count("attest"); n != step.attests {
+					t.Errorf("after %v: %d attestations, want %d", step.forward, n, step.attests)
+				}
+			}
+		})
 	}
 }

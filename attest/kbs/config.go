@@ -41,7 +41,7 @@ type Config struct {
 	PinRoots bool
 	// TEEKeyAlgorithm is one of the KeyXxx constants; empty means KeyP256.
 	TEEKeyAlgorithm string
-	// InitData is the exact initdata TOML text, or nil if there is none.
+	// InitData is the exact initdata TOML text, empty if there is none.
 	InitData []byte
 	// HTTPTimeout bounds one HTTP exchange, body included; 0 means
 	// DefaultHTTPTimeout.

@@ -166,7 +166,7 @@ func (c *Client) prove(ctx context.Context, ch challenge, key *teeKey) ([]byte, 
 		return nil, fmt.Errorf("%s evidence is not JSON", c.ev.TEE())
 	}
 	req := attestRequest{RuntimeData: rd, TEEEvidence: teeEvidence{Primary: primary, Additional: additional}}
-	if c.cfg.InitData != nil {
+	if len(c.cfg.InitData) > 0 {
 		req.InitData = &initData{Format: "toml", Body: string(c.cfg.InitData)}
 	}
 	return json.Marshal(req)
