@@ -298,3 +298,26 @@ func TestADenialBlamesAnOldTokenButNotAYoungOne(t *testing.T) {
 		})
 	}
 }
+
+func BenchmarkAttestation(b *testing.B) {
+	broker := newBroker(b)
+	c := newClient(b, broker.config(), &prover{})
+	var last *session
+	for b.Loop() {
+		s, err := c.session(b.Context(), last)
+		if err != nil {
+			b.Fatal(err)
+		}
+		last = s
+	}
+}
+
+func BenchmarkCachedResource(b *testing.B) {
+	broker := newBroker(b)
+	c := newClient(b, broker.config(), &prover{})
+	for b.Loop() {
+		if _, err := c.Resource(b.Context(), "resource", "default/key/1", ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

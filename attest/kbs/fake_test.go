@@ -35,7 +35,7 @@ import (
 // broker is a key broker that speaks the protocol over TLS and checks what it
 // is sent. A test replaces the handler of one step to make it hostile.
 type broker struct {
-	t      *testing.T
+	t      testing.TB
 	srv    *httptest.Server
 	roots  []byte
 	signer *ecdsa.PrivateKey
@@ -51,7 +51,7 @@ type broker struct {
 	replace  map[string]http.HandlerFunc
 }
 
-func newBroker(t *testing.T) *broker {
+func newBroker(t testing.TB) *broker {
 	t.Helper()
 	ca := newCA(t)
 	b := unstarted(t)
@@ -59,7 +59,7 @@ func newBroker(t *testing.T) *broker {
 	return b
 }
 
-func unstarted(t *testing.T) *broker {
+func unstarted(t testing.TB) *broker {
 	t.Helper()
 	return &broker{
 		t: t, signer: newECKey(t),
@@ -314,7 +314,7 @@ func (p *deviceProver) AdditionalEvidence(_ context.Context, data []byte) ([]byt
 	return []byte(p.text), nil
 }
 
-func newClient(t *testing.T, cfg Config, ev Evidencer) *Client {
+func newClient(t testing.TB, cfg Config, ev Evidencer) *Client {
 	t.Helper()
 	c, err := New(cfg, ev)
 	if err != nil {
@@ -335,7 +335,7 @@ type authority struct {
 	pem  []byte
 }
 
-func newCA(t *testing.T) authority {
+func newCA(t testing.TB) authority {
 	t.Helper()
 	key := newECKey(t)
 	tmpl := &x509.Certificate{
@@ -354,7 +354,7 @@ func newCA(t *testing.T) authority {
 	return authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-func (a authority) leaf(t *testing.T, notAfter time.Time, names ...string) tls.Certificate {
+func (a authority) leaf(t testing.TB, notAfter time.Time, names ...string) tls.Certificate {
 	t.Helper()
 	key := newECKey(t)
 	tmpl := &x509.Certificate{
@@ -371,7 +371,7 @@ func (a authority) leaf(t *testing.T, notAfter time.Time, names ...string) tls.C
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func newECKey(t *testing.T) *ecdsa.PrivateKey {
+func newECKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -7,11 +7,15 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gowebpki/jcs"
+
+	"cocoon/internal/sharedtest"
 )
 
 const vectorNonce = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -270,4 +274,60 @@ func FuzzParseProblem(f *testing.F) {
 			t.Errorf("text is not one bounded line: %q", s)
 		}
 	})
+}
+
+func FuzzParseURI(f *testing.F) {
+	for _, uri := range []string{"kbs:///default/key/1", "kbs+pkcs11://h/a/b?x=1", "kbs:///a/..%2f/c", "kbs:///a/b/c#x"} {
+		f.Add(uri)
+	}
+	f.Fuzz(func(t *testing.T, uri string) {
+		p, err := ParseURI(uri)
+		if err != nil {
+			return
+		}
+		u := "https://kbs.example.com" + basePath + p.Plugin() + "/" + p.Path()
+		if strings.Contains(u, "..") && strings.Contains(u, "/..") || strings.ContainsAny(p.Path()+p.Query(), "#\r\n \\") || strings.ContainsAny(p.Path(), "?%") {
+			t.Errorf("%q gives path %q and query %q", uri, p.Path(), p.Query())
+		}
+		if again, err := NewResourcePath(p.Plugin(), p.Path(), p.Query()); err != nil || again != p {
+			t.Errorf("%q: %+v is refused as %+v, %v", uri, p, again, err)
+		}
+	})
+}
+
+func TestTheClaimsOfARealTokenAreRead(t *testing.T) {
+	t.Parallel()
+	part := func(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+	payload := sharedtest.Read(t, "evidence/token/example.token.json")
+	jwt := part([]byte(`{"typ":"JWT","alg":"ES256"}`)) + "." + part(payload) + ".AA"
+	var want struct {
+		Exp int64 `json:"exp"`
+	}
+	if err := json.Unmarshal(payload, &want); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := parseToken(jwt); err != nil || c.expiry.Unix() != want.Exp || want.Exp == 0 {
+		t.Errorf("got %+v, %v; want expiry %d", c, err, want.Exp)
+	}
+}
+
+func TestCookiesAreBounded(t *testing.T) {
+	t.Parallel()
+	session := &http.Cookie{Name: sessionCookie, Value: "1"}
+	for name, tc := range map[string]struct {
+		cookies []*http.Cookie
+		ok      bool
+	}{
+		"session":       {[]*http.Cookie{session}, true},
+		"and another":   {[]*http.Cookie{{Name: "route", Value: "a"}, session}, true},
+		"none":          {nil, false},
+		"only another":  {[]*http.Cookie{{Name: "route", Value: "a"}}, false},
+		"empty session": {[]*http.Cookie{{Name: sessionCookie}}, false},
+		"too large":     {[]*http.Cookie{{Name: sessionCookie, Value: strings.Repeat("a", maxCookieBytes)}}, false},
+		"too many":      {slices.Repeat([]*http.Cookie{session}, maxCookies+1), false},
+	} {
+		if err := checkCookies(tc.cookies); (err == nil) != tc.ok {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
 }

@@ -68,6 +68,10 @@ type Platform struct {
 	// Override names the platform and skips detection. It must come from the
 	// measured command line or configuration.
 	Override string
+
+	// tsm asks for the provider of TSM reports; nil means configfs below Root.
+	// Only a kernel can fill a directory there, so tests put a provider here.
+	tsm func() (string, error)
 }
 
 // Detect returns the first platform that is present, and Sample if none is. An
@@ -223,6 +227,9 @@ func (p Platform) read(name string) (string, error) {
 // none. The kernel fills a directory that is made there with attributes; it is
 // removed again, since each one holds kernel memory.
 func (p Platform) tsmProvider() (provider string, err error) {
+	if p.tsm != nil {
+		return p.tsm()
+	}
 	base := filepath.Join(p.Root, tsmReports)
 	if ok, err := p.has(tsmReports); !ok {
 		return "", err

@@ -38,6 +38,10 @@ func hcl(hardware uint32) func() (uint32, error) {
 	return func() (uint32, error) { return hardware, nil }
 }
 
+func tsm(provider string) func() (string, error) {
+	return func() (string, error) { return provider, nil }
+}
+
 func env(name, value string) func(string) string {
 	return func(n string) string {
 		if n == name {
@@ -78,6 +82,10 @@ func TestThePlatformIsRecognized(t *testing.T) {
 		"snp before tpm":                {map[string]string{tpm: "", sev: ""}, Platform{}, SNP},
 		"snp before csv":                {map[string]string{"dev/csv-guest": "", sev: ""}, Platform{}, SNP},
 		"tsm without provider":          {map[string]string{"sys/kernel/config/tsm/report/": ""}, Platform{Arch: "arm64"}, Sample},
+		"tdx by tsm":                    {nil, Platform{tsm: tsm("tdx_guest")}, TDX},
+		"cca by tsm":                    {nil, Platform{Arch: "arm64", tsm: tsm("arm_cca_guest")}, CCA},
+		"cca provider elsewhere":        {nil, Platform{Arch: "amd64", tsm: tsm("arm_cca_guest")}, Sample},
+		"snp by device, not by tsm":     {nil, Platform{tsm: tsm("sev_guest")}, Sample},
 		"override to sample":            {map[string]string{sev: "", tpm: ""}, Platform{Override: "sample"}, Sample},
 		"override to what is not there": {nil, Platform{Override: "snp"}, SNP},
 	} {
@@ -111,6 +119,10 @@ func TestAnEntryThatCannotBeReadIsNoAbsence(t *testing.T) {
 	}
 	if got, err := Detect(Platform{Root: tree(t, map[string]string{"dev": ""})}); !errors.Is(err, syscall.ENOTDIR) {
 		t.Errorf("dev is a file: got %q, %v", got, err)
+	}
+	mute := errors.New("configfs fails")
+	if got, err := Detect(Platform{Root: t.TempDir(), tsm: func() (string, error) { return "", mute }}); !errors.Is(err, mute) {
+		t.Errorf("TSM that fails: got %q, %v", got, err)
 	}
 	broken := errors.New("TPM is busy")
 	p := Platform{Root: tree(t, map[string]string{"dev/tpm0": ""}), HCLType: func() (uint32, error) { return 0, broken }}
