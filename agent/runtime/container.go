@@ -23,7 +23,6 @@ import (
 // Container is a created container. Its methods are safe for concurrent use.
 type Container struct {
 	id       string
-	bundle   string
 	stateDir string
 	pipeSize int
 	log      *slog.Logger

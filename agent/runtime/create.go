@@ -108,7 +108,7 @@ func (r *Runtime) prepare(req CreateRequest, n *normalised) (*Container, *config
 		return nil, nil, fmt.Errorf("prepare cgroup: %w", err)
 	}
 	return &Container{
-		id: req.ID, bundle: req.Bundle,
+		id:       req.ID,
 		stateDir: filepath.Join(r.stateDir, req.ID),
 		pipeSize: r.pipeSize, log: r.log, host: r.host,
 		caps:  n.spec.Process.Capabilities,

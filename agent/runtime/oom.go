@@ -78,15 +78,18 @@ func (w *oomWatch) run(dir string, v2 bool) error {
 	if err != nil {
 		return err
 	}
-	var closing sync.WaitGroup
-	closing.Go(func() {
-		<-w.quit
-		_ = source.SetReadDeadline(past) // fails only on a closed file, which wakes the reader too
+	var waker sync.WaitGroup
+	ended := make(chan struct{})
+	waker.Go(func() {
+		select {
+		case <-w.quit:
+			_ = source.SetReadDeadline(past) // fails only on a closed file, which wakes the reader too
+		case <-ended:
+		}
 	})
 	err = w.follow(source, counter, seen)
-	if err == nil {
-		closing.Wait()
-	}
+	close(ended)
+	waker.Wait()
 	return errors.Join(err, source.Close())
 }
 
@@ -188,8 +191,13 @@ func openOOMControl(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "eventfd")
-	line := fmt.Sprintf("%d %d", fd, control.Fd())
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.event_control"), []byte(line), 0); err != nil {
+	// Opened without O_CREATE: the kernel makes this file or it is not there.
+	register, err := os.OpenFile(filepath.Join(dir, "cgroup.event_control"), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = fmt.Fprintf(register, "%d %d", fd, control.Fd())
+		err = errors.Join(err, register.Close())
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("register OOM event: %w", err), f.Close())
 	}
 	return f, nil
