@@ -98,10 +98,7 @@ func (a *attestation) identity() (string, error) {
 	return hex.EncodeToString(d[:]), nil
 }
 
-func (h *Handler) auth(w http.ResponseWriter, r *http.Request, arg string) error {
-	if arg != "" {
-		return fail(http.StatusNotFound, variantPath, fmt.Errorf("nothing below auth: %q", arg))
-	}
+func (h *Handler) auth(w http.ResponseWriter, r *http.Request) error {
 	raw, err := readBody(r)
 	if err != nil {
 		return err
@@ -126,10 +123,7 @@ func setCookie(w http.ResponseWriter, s session) {
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: s.id, Expires: s.expires})
 }
 
-func (h *Handler) attest(w http.ResponseWriter, r *http.Request, arg string) error {
-	if arg != "" {
-		return fail(http.StatusNotFound, variantPath, fmt.Errorf("nothing below attest: %q", arg))
-	}
+func (h *Handler) attest(w http.ResponseWriter, r *http.Request) error {
 	cookie, err := r.Cookie(cookieName)
 	if err != nil {
 		return fail(http.StatusUnauthorized, variantAttest, fmt.Errorf("cookie %q is missing", cookieName))

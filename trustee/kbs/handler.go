@@ -114,13 +114,14 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return fail(http.StatusNotFound, variantPath, fmt.Errorf("path %q does not begin with %q", path, prefix))
 	}
-	plugin, arg, _ := strings.Cut(rest, "/")
-	switch r.Method + " " + plugin {
+	switch r.Method + " " + rest {
 	case "POST auth":
-		return h.auth(w, r, arg)
+		return h.auth(w, r)
 	case "POST attest":
-		return h.attest(w, r, arg)
-	case "GET resource":
+		return h.attest(w, r)
+	}
+	plugin, arg, _ := strings.Cut(rest, "/")
+	if r.Method == http.MethodGet && plugin == "resource" {
 		return h.getResource(w, r, arg)
 	}
 	call, ok := h.adminCall(r.Method + " " + plugin)
