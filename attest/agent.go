@@ -79,6 +79,9 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	if cfg.EventLog.Enabled {
 		deps.Log.Warn("event log is enabled but not supported on this TEE, no measurement will be made", "tee", a.TEE())
 	}
+	if cfg.Tokens.CoCoAS != nil {
+		deps.Log.Warn("tokens of type coco_as are not supported, their configuration has no effect")
+	}
 	k := cfg.Tokens.KBS
 	if k == nil {
 		return a, nil

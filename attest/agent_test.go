@@ -270,6 +270,58 @@ func TestServeEndsWhenItsContextDoes(t *testing.T) {
 	}
 }
 
+func TestARunningCallHasItsGraceAndIsThenCancelled(t *testing.T) {
+	t.Parallel()
+	tee := &slowTEE{Attester: sample.New(), entered: make(chan struct{}), left: make(chan error, 1)}
+	a := newAgent(t, Config{}, Deps{Attester: tee})
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Listen("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- a.serve(ctx, l, 10*time.Millisecond) }()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := ttrpc.NewClient(conn)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := aapb.NewAttestationAgentServiceClient(client).GetEvidence(context.WithoutCancel(ctx), &aapb.GetEvidenceRequest{})
+		answered <- err
+	}()
+	<-tee.entered
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if err := <-tee.left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the call ended by %v, want its context", err)
+	}
+	if err := <-answered; err == nil {
+		t.Error("the cancelled call was answered")
+	}
+	if err := client.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// slowTEE makes evidence until its context ends.
+type slowTEE struct {
+	sample.Attester
+	entered chan struct{}
+	left    chan error
+}
+
+func (s *slowTEE) Evidence(ctx context.Context, _ []byte) (json.RawMessage, error) {
+	close(s.entered)
+	<-ctx.Done()
+	s.left <- ctx.Err()
+	return nil, ctx.Err()
+}
+
 func TestServeReportsAListenerThatFails(t *testing.T) {
 	t.Parallel()
 	l, err := Listen("unix://" + filepath.Join(t.TempDir(), "s"))

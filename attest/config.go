@@ -122,7 +122,7 @@ func ParseKBCParams(params string) (Config, error) {
 	case kbc != "cc_kbc":
 		return Config{}, fmt.Errorf("aa_kbc_params names the kbc %.32q; only cc_kbc and offline_fs_kbc are known", kbc)
 	case uri == "":
-		return Config{}, errors.New("aa_kbc_params names no key broker after cc_kbc::")
+		return Config{}, errors.New("aa_kbc_params names cc_kbc but no key broker")
 	}
 	c.Tokens.KBS = &KBS{URL: uri}
 	return c, nil

@@ -23,6 +23,10 @@ const shutdownGrace = 5 * time.Second
 // Serve answers attestation_agent.AttestationAgentService on l until ctx ends,
 // then closes l. It returns nil when ctx ended it.
 func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
+	return a.serve(ctx, l, shutdownGrace)
+}
+
+func (a *Agent) serve(ctx context.Context, l net.Listener, grace time.Duration) error {
 	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(a.guard))
 	if err != nil {
 		return errors.Join(fmt.Errorf("make attestation agent server: %w", err), l.Close())
@@ -38,14 +42,16 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 		return errors.Join(fmt.Errorf("serve attestation agent: %w", err), srv.Close())
 	case <-ctx.Done():
 	}
-	grace, stop := context.WithTimeout(calls, shutdownGrace)
+	wait, stop := context.WithTimeout(calls, grace)
 	defer stop()
-	err = srv.Shutdown(grace)
+	err = srv.Shutdown(wait)
 	cancel()
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	<-served
+	if e := <-served; !errors.Is(e, ttrpc.ErrServerClosed) {
+		err = errors.Join(err, e)
+	}
 	if err != nil {
 		return fmt.Errorf("shut down attestation agent: %w", err)
 	}

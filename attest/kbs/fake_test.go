@@ -182,8 +182,10 @@ func (b *broker) verify(r *http.Request) (key json.RawMessage, why string) {
 			Key   json.RawMessage `json:"tee-pubkey"`
 		} `json:"runtime-data"`
 		Evidence struct {
-			Primary    struct{ SVN, Report_data string } `json:"primary_evidence"`
-			Additional string                            `json:"additional_evidence"`
+			Primary struct {
+				ReportData string `json:"report_data"`
+			} `json:"primary_evidence"`
+			Additional string `json:"additional_evidence"`
 		} `json:"tee-evidence"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
@@ -205,7 +207,7 @@ func (b *broker) verify(r *http.Request) (key json.RawMessage, why string) {
 		return nil, err.Error()
 	}
 	want := sha512.Sum384(bound)
-	got, err := base64.StdEncoding.DecodeString(req.Evidence.Primary.Report_data)
+	got, err := base64.StdEncoding.DecodeString(req.Evidence.Primary.ReportData)
 	if err != nil || !bytes.Equal(got, want[:]) {
 		return nil, "evidence covers other data"
 	}
