@@ -1,0 +1,319 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"cocoon/internal/stage"
+	"cocoon/internal/wire/agentpb"
+)
+
+var (
+	// ErrUnknownDriver is returned for a storage whose driver is not in the
+	// table.
+	ErrUnknownDriver = errors.New("unknown storage driver")
+
+	// ErrInvalid is returned for a storage message that cannot be carried out
+	// as it stands: a path outside the run directory, an option that does not
+	// parse, a driver used in the wrong place.
+	ErrInvalid = errors.New("invalid storage")
+
+	// ErrTooMany is returned when a request lists more storages than any pod
+	// needs.
+	ErrTooMany = errors.New("too many storages")
+)
+
+// maxStorages bounds one request's list. Kubernetes allows fewer volumes.
+const maxStorages = 1024
+
+// Config is what a Manager needs.
+type Config struct {
+	// Run is the directory below which all mount points lie,
+	// /run/kata-containers in a guest. It has to exist when storages are
+	// attached.
+	Run string
+	// PauseBinary is the executable that becomes /pause in the root of a
+	// sandbox container. It is bind mounted read-only, so its size costs
+	// nothing.
+	PauseBinary string
+	// Puller fetches images. When it is nil, a storage that needs one is an
+	// error.
+	Puller Puller
+	// Log gets one line for each life-cycle event; no options, which may hold
+	// secrets.
+	Log *slog.Logger
+}
+
+// Manager attaches and releases storages. It is safe for concurrent use, and
+// holds no lock while a driver works.
+type Manager struct {
+	cfg     Config
+	drivers map[string]driver
+
+	mu      sync.Mutex
+	entries map[string]*entry   // by mount point
+	owners  map[string][]string // mount points in order of attachment
+	order   []string            // entries in order of creation
+}
+
+// entry is one mount point in use.
+type entry struct {
+	refs     int
+	shared   bool
+	ready    chan struct{} // closed when the driver has finished, well or not
+	err      error         // the driver's result, valid after ready
+	release  releaseFunc   // undoes the driver, valid after ready
+	leaving  bool          // a release is under way; wait for gone and try again
+	gone     chan struct{} // closed when the release has finished
+	leaveErr error         // the release's result, valid after gone
+}
+
+// New returns a Manager without any storage.
+func New(cfg Config) *Manager {
+	m := &Manager{
+		cfg:     cfg,
+		entries: make(map[string]*entry),
+		owners:  make(map[string][]string),
+	}
+	m.drivers = m.table()
+	return m
+}
+
+// Attach makes the storages of list available to owner, in list order. owner
+// is a container's id, or "" for the sandbox. When one fails, those of this
+// list that were attached before are released, and the error names the one
+// that failed; it wraps ErrUnknownDriver, ErrInvalid, ErrTooMany or the
+// driver's error.
+func (m *Manager) Attach(ctx context.Context, owner string, list []*agentpb.Storage) error {
+	if len(list) > maxStorages {
+		return fmt.Errorf("attach %d storages: %w", len(list), ErrTooMany)
+	}
+	for i, s := range list {
+		if err := m.attachOne(ctx, owner, s); err != nil {
+			undo := context.WithoutCancel(ctx)
+			return errors.Join(err, m.drop(undo, owner, i))
+		}
+	}
+	return nil
+}
+
+// Detach gives back everything that owner has attached, the last first. A
+// storage that others use as well, or that is marked as shared, stays. All are
+// tried; the errors are joined, and what failed is kept for another Detach.
+func (m *Manager) Detach(ctx context.Context, owner string) error {
+	m.mu.Lock()
+	n := len(m.owners[owner])
+	m.mu.Unlock()
+	return m.drop(ctx, owner, n)
+}
+
+// Close releases every storage whoever uses it, the last attached first.
+func (m *Manager) Close(ctx context.Context) error {
+	m.mu.Lock()
+	points := slices.Clone(m.order)
+	clear(m.owners)
+	for _, p := range points {
+		if e := m.entries[p]; e != nil {
+			e.refs, e.shared = 1, false
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for _, p := range slices.Backward(points) {
+		errs = append(errs, m.unref(ctx, p))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) attachOne(ctx context.Context, owner string, s *agentpb.Storage) error {
+	if s == nil {
+		return fmt.Errorf("empty storage: %w", ErrInvalid)
+	}
+	drive, ok := m.drivers[s.GetDriver()]
+	if !ok {
+		return fmt.Errorf("Failed to find the storage handler %s: %w", s.GetDriver(), ErrUnknownDriver) //nolint:staticcheck // peers match this text
+	}
+	if _, err := m.relative(s.GetMountPoint()); err != nil {
+		return fmt.Errorf("storage %q: mount point: %w", s.GetDriver(), err)
+	}
+	e, first, err := m.acquire(ctx, owner, s)
+	if err != nil {
+		return err
+	}
+	if !first {
+		return m.join(ctx, owner, s.GetMountPoint(), e)
+	}
+	release, err := drive(ctx, request{owner: owner, Storage: s})
+	if err != nil {
+		err = stage.Wrap(stage.Mount, fmt.Errorf("storage %q on %q: %w", s.GetDriver(), s.GetMountPoint(), err))
+		m.fail(owner, s.GetMountPoint(), e, err)
+		return err
+	}
+	e.release = release
+	close(e.ready)
+	m.cfg.Log.Info("storage attached", "driver", s.GetDriver(), "mount_point", s.GetMountPoint())
+	return nil
+}
+
+// acquire counts a use of the storage's mount point. first is true when the
+// caller has to do the work.
+func (m *Manager) acquire(ctx context.Context, owner string, s *agentpb.Storage) (e *entry, first bool, err error) {
+	point := s.GetMountPoint()
+	for {
+		m.mu.Lock()
+		e = m.entries[point]
+		if e == nil || !e.leaving {
+			break
+		}
+		gone := e.gone
+		m.mu.Unlock()
+		select {
+		case <-gone:
+		case <-ctx.Done():
+			return nil, false, fmt.Errorf("wait for %q to be released: %w", point, context.Cause(ctx))
+		}
+	}
+	defer m.mu.Unlock()
+	if e == nil {
+		first = true
+		e = &entry{shared: s.GetShared(), ready: make(chan struct{})}
+		m.entries[point] = e
+		m.order = append(m.order, point)
+	}
+	e.refs++
+	m.owners[owner] = append(m.owners[owner], point)
+	return e, first, nil
+}
+
+// join waits until the first user of the mount point has attached it.
+func (m *Manager) join(ctx context.Context, owner, point string, e *entry) error {
+	var err error
+	select {
+	case <-e.ready:
+		err = e.err
+	case <-ctx.Done():
+		err = fmt.Errorf("wait for %q: %w", point, context.Cause(ctx))
+	}
+	if err == nil {
+		return nil
+	}
+	m.mu.Lock()
+	m.disown(owner, point)
+	e.refs--
+	last := e.refs == 0 && m.entries[point] == e
+	m.mu.Unlock()
+	if last {
+		// The first user left between our wait and now; the entry is ours.
+		return errors.Join(err, m.leave(context.WithoutCancel(ctx), point, e))
+	}
+	return err
+}
+
+// fail takes a mount point off the books whose driver did not succeed.
+func (m *Manager) fail(owner, point string, e *entry, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.err = err
+	e.refs--
+	m.disown(owner, point)
+	m.forget(point)
+	close(e.ready)
+}
+
+// drop releases the last n storages of owner.
+func (m *Manager) drop(ctx context.Context, owner string, n int) error {
+	m.mu.Lock()
+	all := m.owners[owner]
+	n = min(n, len(all))
+	points := slices.Clone(all[len(all)-n:])
+	m.mu.Unlock()
+	var errs []error
+	for _, p := range slices.Backward(points) {
+		err := m.unref(ctx, p)
+		if err == nil {
+			m.mu.Lock()
+			m.disown(owner, p)
+			m.mu.Unlock()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// unref gives back one use of point, and releases it after the last.
+func (m *Manager) unref(ctx context.Context, point string) error {
+	m.mu.Lock()
+	e := m.entries[point]
+	if e == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	if e.refs > 1 || e.shared {
+		e.refs = max(e.refs-1, 0)
+		m.mu.Unlock()
+		return nil
+	}
+	m.mu.Unlock()
+	return m.leave(ctx, point, e)
+}
+
+// leave undoes the driver's work. When that fails the entry stays, so that it
+// can be tried again.
+func (m *Manager) leave(ctx context.Context, point string, e *entry) error {
+	m.mu.Lock()
+	if m.entries[point] != e {
+		m.mu.Unlock()
+		return nil
+	}
+	if e.leaving {
+		gone := e.gone
+		m.mu.Unlock()
+		<-gone
+		return e.leaveErr
+	}
+	e.leaving, e.gone = true, make(chan struct{})
+	m.mu.Unlock()
+
+	<-e.ready
+	var err error
+	if e.release != nil {
+		err = e.release(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.leaving, e.leaveErr = false, err
+	close(e.gone)
+	if err != nil {
+		return fmt.Errorf("release %q: %w", point, err)
+	}
+	m.forget(point)
+	return nil
+}
+
+// disown removes the last mention of point from owner's list. The caller holds
+// m.mu.
+func (m *Manager) disown(owner, point string) {
+	list := m.owners[owner]
+	for i, p := range slices.Backward(list) {
+		if p == point {
+			m.owners[owner] = slices.Delete(list, i, i+1)
+			break
+		}
+	}
+	if len(m.owners[owner]) == 0 {
+		delete(m.owners, owner)
+	}
+}
+
+// forget takes point off the table. The caller holds m.mu.
+func (m *Manager) forget(point string) {
+	delete(m.entries, point)
+	m.order = slices.DeleteFunc(m.order, func(p string) bool { return p == point })
+}

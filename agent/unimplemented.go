@@ -1,0 +1,94 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"cocoon/internal/wire/agentpb"
+	"cocoon/internal/wire/typespb"
+)
+
+// unimplemented answers the methods that this agent does not serve. The policy
+// is asked about them all the same, so a request that is not allowed learns
+// nothing about the agent.
+type unimplemented struct{}
+
+func refuse(method string) error {
+	return status.Errorf(codes.Unimplemented, "%s is not implemented", method)
+}
+
+func (unimplemented) UpdateInterface(context.Context, *agentpb.UpdateInterfaceRequest) (*typespb.Interface, error) {
+	return nil, refuse("UpdateInterface")
+}
+
+func (unimplemented) UpdateRoutes(context.Context, *agentpb.UpdateRoutesRequest) (*agentpb.Routes, error) {
+	return nil, refuse("UpdateRoutes")
+}
+
+func (unimplemented) ListInterfaces(context.Context, *agentpb.ListInterfacesRequest) (*agentpb.Interfaces, error) {
+	return nil, refuse("ListInterfaces")
+}
+
+func (unimplemented) ListRoutes(context.Context, *agentpb.ListRoutesRequest) (*agentpb.Routes, error) {
+	return nil, refuse("ListRoutes")
+}
+
+func (unimplemented) AddARPNeighbors(context.Context, *agentpb.AddARPNeighborsRequest) (*emptypb.Empty, error) {
+	return nil, refuse("AddARPNeighbors")
+}
+
+func (unimplemented) GetIPTables(context.Context, *agentpb.GetIPTablesRequest) (*agentpb.GetIPTablesResponse, error) {
+	return nil, refuse("GetIPTables")
+}
+
+func (unimplemented) SetIPTables(context.Context, *agentpb.SetIPTablesRequest) (*agentpb.SetIPTablesResponse, error) {
+	return nil, refuse("SetIPTables")
+}
+
+func (unimplemented) GetMetrics(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
+	return nil, refuse("GetMetrics")
+}
+
+func (unimplemented) MemAgentMemcgSet(context.Context, *agentpb.MemAgentMemcgConfig) (*emptypb.Empty, error) {
+	return nil, refuse("MemAgentMemcgSet")
+}
+
+func (unimplemented) MemAgentCompactSet(context.Context, *agentpb.MemAgentCompactConfig) (*emptypb.Empty, error) {
+	return nil, refuse("MemAgentCompactSet")
+}
+
+func (unimplemented) OnlineCPUMem(context.Context, *agentpb.OnlineCPUMemRequest) (*emptypb.Empty, error) {
+	return nil, refuse("OnlineCPUMem")
+}
+
+func (unimplemented) MemHotplugByProbe(context.Context, *agentpb.MemHotplugByProbeRequest) (*emptypb.Empty, error) {
+	return nil, refuse("MemHotplugByProbe")
+}
+
+func (unimplemented) AddSwap(context.Context, *agentpb.AddSwapRequest) (*emptypb.Empty, error) {
+	return nil, refuse("AddSwap")
+}
+
+func (unimplemented) AddSwapPath(context.Context, *agentpb.AddSwapPathRequest) (*emptypb.Empty, error) {
+	return nil, refuse("AddSwapPath")
+}
+
+func (unimplemented) GetVolumeStats(context.Context, *agentpb.VolumeStatsRequest) (*agentpb.VolumeStatsResponse, error) {
+	return nil, refuse("GetVolumeStats")
+}
+
+func (unimplemented) ResizeVolume(context.Context, *agentpb.ResizeVolumeRequest) (*emptypb.Empty, error) {
+	return nil, refuse("ResizeVolume")
+}
+
+// SetGuestDateTime would let the host move the clock by which certificates and
+// tokens are judged.
+func (unimplemented) SetGuestDateTime(context.Context, *agentpb.SetGuestDateTimeRequest) (*emptypb.Empty, error) {
+	return nil, refuse("SetGuestDateTime")
+}
