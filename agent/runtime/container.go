@@ -41,12 +41,16 @@ type Container struct {
 	initGone  bool                // the record of init was dropped
 	procs     map[string]*Process // by exec id; nil while the process is being made
 	started   bool
+	paused    bool // or being paused: no process may be made
+	joining   crew // Exec calls that are making a process
 	deleting  bool
 	resources cgroups.Resources // as set last
 	oom       *oomWatch
 
-	joining sync.WaitGroup // Exec calls that use init's pid
-	work    sync.WaitGroup // every goroutine of the container
+	deletion gate // held by the Delete that is at work
+	gone     bool // Delete succeeded; guarded by deletion
+
+	work sync.WaitGroup // every goroutine of the container
 }
 
 // ID returns the container's id.
@@ -116,6 +120,9 @@ func (c *Container) Start(ctx context.Context) error {
 	c.started = true
 	c.mu.Unlock()
 	if err := c.releaseInit(ctx); err != nil {
+		c.mu.Lock()
+		c.started = false
+		c.mu.Unlock()
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	return c.runPoststart()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -221,6 +222,11 @@ func TestExecThatCannotRunIsRefusedAndLeavesItsIDFree(t *testing.T) {
 			p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NONE"}}
 			return p
 		}(), ErrRefused, ""},
+		{"huge console", t.Context(), "again", func() *specs.Process {
+			p := testProcess("true")
+			p.ConsoleSize = &specs.Box{Height: 1 << 16, Width: 1}
+			return p
+		}(), ErrRefused, ""},
 		{"bad id", t.Context(), "../x", testProcess("true"), ErrInvalidID, ""},
 		{"empty id", t.Context(), "", testProcess("true"), ErrInvalidID, ""},
 		{"ended context", ended, "again", testProcess("true"), context.Canceled, ""},
@@ -375,8 +381,10 @@ func TestAFailedCreateLeavesNothingAndCanBeRepeated(t *testing.T) {
 			if entries, err := os.ReadDir(r.stateDir); err != nil || len(entries) > 0 {
 				t.Errorf("state left: %v, %v", entries, err)
 			}
-			if left, err := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent() + "/" + id); err != nil || len(left) > 0 {
-				t.Errorf("cgroup left: %v, %v", left, err)
+			for _, dir := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+				if left, err := filepath.Glob(dir + cgroupParent() + "/" + id); err != nil || len(left) > 0 {
+					t.Errorf("cgroup left: %v, %v", left, err)
+				}
 			}
 		})
 	}
@@ -463,5 +471,101 @@ func TestEverythingOnCgroupV2(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestAnExecThatHangsCanBeGivenUp(t *testing.T) {
+	t.Parallel()
+	c := running(t, nil, "sleep", "1000")
+	if c.host.cgroupV2 {
+		t.Skip("cgroup v2 clones into the group: a frozen one would stop this test binary")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := c.reserve("hanging"); err != nil {
+		t.Fatal(err)
+	}
+	lp, err := newProcess(testProcess("true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cg.Freeze(cgroups.Frozen); err != nil { // behind Exec's back
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := c.launch(ctx, launch{execID: "hanging", lp: lp, settled: sync.OnceFunc(c.leave)})
+		c.work.Done()
+		done <- err
+	}()
+	for { // until the new process is in the frozen group
+		pids, err := c.cg.GetAllPids()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(pids) > 1 {
+			break
+		}
+	}
+	if _, err := c.Stats(limited(t)); err != nil {
+		t.Errorf("statistics meanwhile: %v", err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if err := c.Resume(limited(t)); err != nil {
+		t.Errorf("resume meanwhile: %v", err)
+	}
+	// Delete at the end of the test waits until the late process is gone.
+}
+
+func TestPauseWaitsForProcessesThatAreBeingMade(t *testing.T) {
+	t.Parallel()
+	c := running(t, nil, "sleep", "1000")
+	if err := c.reserve("slow"); err != nil {
+		t.Fatal(err)
+	}
+	defer c.work.Done()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := c.Pause(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("pause meanwhile: %v", err)
+	}
+	if state, err := c.cg.GetFreezerState(); err != nil || state == cgroups.Frozen {
+		t.Errorf("state %q, %v", state, err)
+	}
+	done := make(chan error)
+	go func() { done <- c.Pause(limited(t)) }()
+	for c.reserve("late") == nil { // until Pause has begun
+		c.leave()
+		c.work.Done()
+		c.mu.Lock()
+		delete(c.procs, "late")
+		c.mu.Unlock()
+	}
+	c.leave()
+	if err := <-done; err != nil {
+		t.Errorf("pause: %v", err)
+	}
+	if err := c.Exec(t.Context(), "later", testProcess("true")); !errors.Is(err, ErrPaused) {
+		t.Errorf("exec: %v", err)
+	}
+}
+
+func TestAContainerThatFrozeItselfTakesNoExec(t *testing.T) {
+	t.Parallel()
+	c := running(t, nil, "sleep", "1000")
+	if err := c.cg.Freeze(cgroups.Frozen); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec(t.Context(), "one", testProcess("true")); !errors.Is(err, ErrPaused) {
+		t.Errorf("exec: %v", err)
+	}
+	if err := c.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec(t.Context(), "one", testProcess("true")); err != nil {
+		t.Errorf("exec after resume: %v", err)
 	}
 }

@@ -81,7 +81,9 @@ func (r *Runtime) create(ctx context.Context, req CreateRequest) (*Container, er
 		return nil, err
 	}
 	lp.Init = true
-	if c.init, err = c.launch(ctx, launch{lp: lp, terminal: n.spec.Process.Terminal}); err != nil {
+	if c.init, err = c.launch(ctx, launch{
+		lp: lp, terminal: n.spec.Process.Terminal, settled: func() {},
+	}); err != nil {
 		return nil, errors.Join(explainStart(err, n.spec.Process.Args), c.scrap())
 	}
 	c.work.Go(func() { c.init.reap(c.endInit) })
@@ -113,7 +115,8 @@ func (r *Runtime) prepare(req CreateRequest, n *normalised) (*Container, *config
 		pipeSize: r.pipeSize, log: r.log, host: r.host,
 		caps:  n.spec.Process.Capabilities,
 		after: after, cg: cg, resources: *cfg.Cgroups.Resources,
-		procs: map[string]*Process{},
+		deletion: newGate(),
+		procs:    map[string]*Process{},
 	}, cfg, nil
 }
 
@@ -129,8 +132,9 @@ func setBundle(cfg *configs.Config, bundle string) {
 func (c *Container) endInit() {
 	c.mu.Lock()
 	c.initEnded = true
+	done := c.joining.done()
 	c.mu.Unlock()
-	c.joining.Wait()
+	<-done
 }
 
 // launch is a process about to be made.
@@ -138,6 +142,8 @@ type launch struct {
 	execID   string // "" for init
 	lp       *libcontainer.Process
 	terminal bool
+	// settled is called, at least once, when libcontainer is through with it.
+	settled func()
 }
 
 // launch starts a process and connects its streams. When ctx ends first, a
@@ -145,14 +151,19 @@ type launch struct {
 // killed as soon as libcontainer lets go of it.
 func (c *Container) launch(ctx context.Context, l launch) (*Process, error) {
 	if err := ctx.Err(); err != nil {
+		l.settled()
 		return nil, err
 	}
 	io, err := newStdio(l.lp, l.terminal, c.pipeSize)
 	if err != nil {
+		l.settled()
 		return nil, err
 	}
 	done := make(chan error, 1)
-	c.work.Go(func() { done <- c.lc.Start(l.lp) })
+	c.work.Go(func() {
+		defer l.settled()
+		done <- c.lc.Start(l.lp)
+	})
 	select {
 	case err = <-done:
 	case <-ctx.Done():

@@ -24,21 +24,36 @@ func (c *Container) Delete(ctx context.Context) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, deleteWait)
 	defer cancel()
-	if err := c.emptyCgroup(ctx); err != nil {
+	if err := c.remove(ctx, watch); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (c *Container) remove(ctx context.Context, watch *oomWatch) error {
+	if err := c.deletion.enter(ctx); err != nil {
+		return err
+	}
+	defer c.deletion.leave()
+	if c.gone {
+		return nil
+	}
+	if err := c.emptyCgroup(ctx); err != nil {
+		return err
 	}
 	if watch != nil {
 		watch.stop()
 	}
 	if err := c.awaitWork(ctx); err != nil {
-		return fmt.Errorf("delete container %s: %w", c.id, err)
+		return err
 	}
 	if err := c.lc.Destroy(); err != nil {
 		if !cgroupGone(c.cg) || !removed(c.stateDir) {
-			return fmt.Errorf("delete container %s: %w", c.id, err)
+			return err
 		}
 		c.log.Warn("poststop hook failed", "container", c.id, "error", err)
 	}
+	c.gone = true
 	c.releaseAll()
 	return nil
 }

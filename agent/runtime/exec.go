@@ -6,6 +6,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -34,17 +35,12 @@ func (c *Container) exec(ctx context.Context, execID string, p *specs.Process) e
 	if err != nil {
 		return err
 	}
-	// A process that joins a frozen cgroup stops half way.
-	if state, err := c.cg.GetFreezerState(); err != nil {
-		return fmt.Errorf("read freezer state: %w", err)
-	} else if state == cgroups.Frozen {
-		return ErrPaused
-	}
 	if err := c.reserve(execID); err != nil {
 		return err
 	}
-	proc, err := c.launch(ctx, launch{execID: execID, lp: lp, terminal: p.Terminal})
-	c.joining.Done()
+	proc, err := c.join(ctx, launch{
+		execID: execID, lp: lp, terminal: p.Terminal, settled: sync.OnceFunc(c.leave),
+	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -60,6 +56,60 @@ func (c *Container) exec(ctx context.Context, execID string, p *specs.Process) e
 	return nil
 }
 
+// join makes the process unless the container has frozen itself, which one
+// with a writable cgroup tree can do. libcontainer clones into the cgroup, and
+// the Go run time does not schedule while a clone of its own is stuck: making a
+// process in a frozen cgroup could stop the whole agent. For the same reason
+// Pause waits for those that are being made.
+func (c *Container) join(ctx context.Context, l launch) (*Process, error) {
+	state, err := c.cg.GetFreezerState()
+	if err == nil && state == cgroups.Frozen {
+		err = ErrPaused
+	}
+	if err != nil {
+		l.settled()
+		return nil, err
+	}
+	return c.launch(ctx, l)
+}
+
+// leave ends what reserve began with crew.enter.
+func (c *Container) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.joining.leave()
+}
+
+// crew counts those that are at work. It is guarded by its owner's lock, and
+// waited for outside of it.
+type crew struct {
+	n    int
+	idle chan struct{} // closed when n falls to zero; nil before the first
+}
+
+func (w *crew) enter() {
+	if w.n == 0 {
+		w.idle = make(chan struct{})
+	}
+	w.n++
+}
+
+func (w *crew) leave() {
+	w.n--
+	if w.n == 0 {
+		close(w.idle)
+	}
+}
+
+// done is closed when all that are at work now have left.
+func (w *crew) done() <-chan struct{} {
+	if w.idle == nil {
+		w.idle = make(chan struct{})
+		close(w.idle)
+	}
+	return w.idle
+}
+
 // reserve claims an exec id, a place among those that use init's pid, and one
 // among the container's goroutines.
 func (c *Container) reserve(execID string) error {
@@ -71,11 +121,13 @@ func (c *Container) reserve(execID string) error {
 		return ErrDeleted
 	case c.initEnded:
 		return ErrInitGone
+	case c.paused:
+		return ErrPaused
 	case taken || c.isInit(execID):
 		return fmt.Errorf("exec_id '%s' %w", execID, ErrExists)
 	}
 	c.procs[execID] = nil
-	c.joining.Add(1)
+	c.joining.enter()
 	c.work.Add(1)
 	return nil
 }

@@ -13,32 +13,60 @@ import (
 )
 
 // Pause freezes every process of the container. The container must be created
-// or running; if it is paused already the error is ErrPaused.
+// or running; if it is paused already the error is ErrPaused. Pause first waits
+// for the processes that Exec is making.
 func (c *Container) Pause(ctx context.Context) error {
-	return c.freeze(ctx, cgroups.Frozen)
+	if err := c.alive(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if c.paused {
+		c.mu.Unlock()
+		return fmt.Errorf("pause container %s: %w", c.id, ErrPaused)
+	}
+	c.paused = true
+	made := c.joining.done()
+	c.mu.Unlock()
+	select {
+	case <-made:
+	case <-ctx.Done():
+		c.unpause()
+		return fmt.Errorf("pause container %s: %w", c.id, ctx.Err())
+	}
+	return c.apart(ctx, "pause", func() error {
+		err := c.cg.Freeze(cgroups.Frozen)
+		if err != nil {
+			c.unpause()
+		}
+		return err
+	})
+}
+
+func (c *Container) unpause() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = false
 }
 
 // Resume thaws a paused container. If it is not paused the error is
 // ErrNotPaused.
 func (c *Container) Resume(ctx context.Context) error {
-	return c.freeze(ctx, cgroups.Thawed)
-}
-
-func (c *Container) freeze(ctx context.Context, want cgroups.FreezerState) error {
 	if err := c.alive(); err != nil {
 		return err
 	}
-	return c.apart(ctx, "freeze", func() error {
-		have, err := c.cg.GetFreezerState()
-		switch {
-		case err != nil:
+	return c.apart(ctx, "resume", func() error {
+		state, err := c.cg.GetFreezerState()
+		if err != nil {
 			return err
-		case have == cgroups.Frozen && want == cgroups.Frozen:
-			return ErrPaused
-		case have != cgroups.Frozen && want == cgroups.Thawed:
+		}
+		if state != cgroups.Frozen {
 			return ErrNotPaused
 		}
-		return c.cg.Freeze(want)
+		if err := c.cg.Freeze(cgroups.Thawed); err != nil {
+			return err
+		}
+		c.unpause()
+		return nil
 	})
 }
 

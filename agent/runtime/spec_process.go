@@ -5,6 +5,7 @@ package runtime
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -34,6 +35,9 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 		}
 	}
 	if size := p.ConsoleSize; size != nil {
+		if size.Height > math.MaxUint16 || size.Width > math.MaxUint16 {
+			return nil, refuse("console of %d by %d characters", size.Height, size.Width)
+		}
 		lp.ConsoleHeight, lp.ConsoleWidth = uint16(size.Height), uint16(size.Width)
 	}
 	var err error
