@@ -39,8 +39,13 @@ func parseInitData(body string) (*initData, error) {
 		Algorithm string            `toml:"algorithm"`
 		Data      map[string]string `toml:"data"`
 	}
-	if err := decodeTOML(body, &doc); err != nil {
+	meta, err := decodeTOML(body, &doc)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadInitData, err)
+	}
+	// The decoder leaves a map empty when the document has another type.
+	if meta.IsDefined("data") && meta.Type("data") != "Hash" {
+		return nil, fmt.Errorf("data is no table: %w", ErrBadInitData)
 	}
 	if doc.Version != "0.1.0" {
 		return nil, fmt.Errorf("version %q, want 0.1.0: %w", doc.Version, ErrBadInitData)
@@ -78,7 +83,11 @@ func hashBy(algorithm, body string) ([]byte, error) {
 func expand(claims map[string]any, files map[string]string) {
 	for _, name := range []string{"aa.toml", "cdh.toml"} {
 		var v map[string]any
-		if text, ok := files[name]; ok && decodeTOML(text, &v) == nil {
+		text, ok := files[name]
+		if !ok {
+			continue
+		}
+		if _, err := decodeTOML(text, &v); err == nil {
 			claims[name] = v
 		}
 	}
@@ -93,7 +102,7 @@ func expand(claims map[string]any, files map[string]string) {
 // decodeTOML guards the decoder, which recurses once per open bracket, against
 // documents that are nothing but brackets. Brackets within strings count as
 // well; text that closes what it opens is never refused.
-func decodeTOML(text string, v any) error {
+func decodeTOML(text string, v any) (toml.MetaData, error) {
 	depth := 0
 	for i := range len(text) {
 		switch text[i] {
@@ -103,9 +112,8 @@ func decodeTOML(text string, v any) error {
 			depth = max(0, depth-1)
 		}
 		if depth > maxNesting {
-			return fmt.Errorf("nested deeper than %d: %w", maxNesting, ErrBadInitData)
+			return toml.MetaData{}, fmt.Errorf("nested deeper than %d: %w", maxNesting, ErrBadInitData)
 		}
 	}
-	_, err := toml.Decode(text, v)
-	return err
+	return toml.Decode(text, v)
 }

@@ -88,6 +88,10 @@ func Init(dir string, cfg Config) (err error) {
 			return err
 		}
 	}
+	// Only an empty folder can be removed, so nothing is lost here either.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replace empty %q: %w", dir, err)
+	}
 	if err := os.Rename(temp, dir); err != nil {
 		return fmt.Errorf("put %q in place: %w", dir, err)
 	}
