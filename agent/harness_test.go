@@ -46,6 +46,7 @@ type guestOptions struct {
 	noPuller bool
 
 	pauseBinary string // the real one if empty
+	swapPolicy  Policy // in place of the engine
 	log         io.Writer
 }
 
@@ -82,6 +83,9 @@ func newGuest(t *testing.T, o guestOptions) *guest {
 		t.Fatal(err)
 	}
 	deps := Deps{Version: "4.1.0", Runtime: rt, Policy: engine, Unsealer: o.unsealer, Paths: paths, Log: log, SupportsSeccomp: true}
+	if o.swapPolicy != nil {
+		deps.Policy = o.swapPolicy
+	}
 	if !o.noPuller {
 		deps.Puller = g.puller
 	}
@@ -295,7 +299,7 @@ func (g *guest) container(id string, args ...string) *agentpb.CreateContainerReq
 				{Destination: "/dev/pts", Source: "devpts", Type: "devpts", Options: []string{"newinstance", "ptmxmode=0666", "mode=0620"}},
 			},
 			Linux: &agentpb.Linux{
-				CgroupsPath: "/" + cgroupParent() + "/" + id,
+				CgroupsPath: "/" + cgroupParent() + "/" + filepath.Base(filepath.Dir(g.socket)) + filepath.Base(filepath.Dir(filepath.Dir(g.socket))) + "/" + id,
 				Namespaces:  []*agentpb.LinuxNamespace{{Type: "ipc"}, {Type: "uts"}, {Type: "mount"}},
 			},
 		},
