@@ -1,0 +1,151 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"cocoon/trustee/pki"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// outcome is what a user sees of one command.
+type outcome struct {
+	code      int
+	out, errs string
+}
+
+func trustee(t *testing.T, in string, args ...string) outcome {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{in: strings.NewReader(in), out: &out, errs: &errs}
+	code := a.run(t.Context(), args)
+	return outcome{code: code, out: out.String(), errs: errs.String()}
+}
+
+// want checks exit status and that a failure is told in one line.
+func (o outcome) want(t *testing.T, code int, part string) {
+	t.Helper()
+	if o.code != code {
+		t.Fatalf("exit status %d, want %d; %s", o.code, code, o.errs)
+	}
+	if code != 0 && (strings.Count(o.errs, "\n") != 1 || !strings.HasPrefix(o.errs, "trustee: ") || !strings.Contains(o.errs, part)) {
+		t.Fatalf("errors %q, want one line with %q", o.errs, part)
+	}
+	if code == 0 && !strings.Contains(o.out, part) {
+		t.Fatalf("output %q, want %q", o.out, part)
+	}
+}
+
+// serving runs the broker by its command line and returns the flags of the
+// administration commands, and how to end it.
+func serving(t *testing.T) (flags []string, stop func() int) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "d")
+	trustee(t, "", "init", dir, "--host", "127.0.0.1").want(t, 0, "made")
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	done := make(chan int, 1)
+	go func() {
+		a := &app{in: strings.NewReader(""), out: w, errs: io.Discard}
+		done <- a.run(ctx, []string{"serve", "--dir", dir, "--listen", "127.0.0.1:0"})
+		_ = w.Close()
+	}()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	url, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if err != nil || !ok {
+		t.Fatalf("first line %q, error %v", line, err)
+	}
+	stop = func() int { cancel(); return <-done }
+	return []string{"--url", url, "--ca", filepath.Join(dir, pki.CACert), "--admin-key", filepath.Join(dir, pki.AdminKey)}, stop
+}
+
+func TestTheOperatorsCommands(t *testing.T) {
+	t.Parallel()
+	flags, stop := serving(t)
+	do := func(in string, args ...string) outcome { return trustee(t, in, append(args, flags...)...) }
+	do("s3cret", "resource", "set", "a/b/c", "--file", "-").want(t, 0, "")
+	do("", "resource", "list").want(t, 0, "a/b/c\n")
+	do("", "resource", "get", "a/b/c").want(t, 0, "s3cret")
+	do("", "resource", "get", "a/b/none").want(t, 1, "not found")
+	do("x", "resource", "set", "a/b", "--file", "-").want(t, 1, "segments")
+	do("", "resource", "set", "a/b/c", "--file", filepath.Join(t.TempDir(), "none")).want(t, 1, "no such file")
+	do("", "resource", "delete", "a/b/c").want(t, 0, "")
+	do("", "resource", "delete", "a/b/c").want(t, 1, "not found")
+	do("package policy\nallow := false", "policy", "set", "resource", "--file", "-").want(t, 0, "")
+	do("", "policy", "get", "resource").want(t, 0, "allow := false")
+	do("package policy\nallow := [\n", "policy", "set", "resource", "--file", "-").want(t, 1, "does not compile")
+	do("package policy\ntrust_claims := {\"hardware\": 2}", "policy", "set", "attestation", "--id", "default_gpu", "--file", "-").want(t, 0, "")
+	do("", "policy", "get", "attestation", "--id", "default_gpu").want(t, 0, "hardware")
+	do("", "reference", "set", "svn", `["1"]`, "--life", "1h").want(t, 0, "")
+	do(`{"n": 1.50, "b": true}`, "reference", "set", "--file", "-").want(t, 0, "")
+	do("", "reference", "list").want(t, 0, `["1"]`)
+	do("", "reference", "list").want(t, 0, "1.50")
+	do("", "reference", "set", "svn", "text").want(t, 1, "no JSON")
+	do("", "reference", "delete", "svn").want(t, 0, "")
+	do("", "reference", "delete", "svn").want(t, 1, "not found")
+	do("", "admin-token", "--life", "1m").want(t, 2, "unknown flag")
+	trustee(t, "", "admin-token", flags[4], flags[5]).want(t, 0, "eyJ")
+	trustee(t, "", "admin-token", flags[4], flags[5], "--life", "-1m").want(t, 1, "not positive")
+	if code := stop(); code != 0 {
+		t.Fatalf("the interrupted broker ended with status %d", code)
+	}
+	do("", "resource", "list").want(t, 1, "connect")
+}
+
+func TestTheClientChecksTheBroker(t *testing.T) {
+	t.Parallel()
+	flags, stop := serving(t)
+	other, stopOther := serving(t)
+	trustee(t, "", "resource", "list", "--url", flags[1], "--ca", other[3], "--admin-key", flags[5]).want(t, 1, "certificate")
+	trustee(t, "", "resource", "list", "--url", flags[1], "--ca", flags[3], "--admin-key", other[5]).want(t, 1, "admin token refused")
+	trustee(t, "", "resource", "list", "--url", "http://127.0.0.1:1", "--ca", flags[3], "--admin-key", flags[5]).want(t, 1, "https")
+	trustee(t, "", "resource", "list", "--ca", flags[3], "--admin-key", flags[3]).want(t, 1, "admin key")
+	if a, b := stop(), stopOther(); a != 0 || b != 0 {
+		t.Fatalf("exit status %d and %d", a, b)
+	}
+}
+
+func TestWrongUsageHasItsOwnExitStatus(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{}, {"bogus"}, {"resource"}, {"resource", "bogus"}, {"serve"}, {"serve", "--dir", "d", "extra"}, {"init"}, {"init", "a", "b"}, {"serve", "--bogus"},
+		{"resource", "set", "a/b/c"}, {"policy", "get", "other", "--ca", "x", "--admin-key", "y"}, {"reference", "set", "name", "--ca", "x", "--admin-key", "y"},
+		{"serve", "--dir", "d", "--cert", "x"}, {"admin-token"},
+	} {
+		if o := trustee(t, "", args...); o.code != 2 || strings.Count(o.errs, "\n") != 1 {
+			t.Errorf("%q: exit status %d, errors %q", args, o.code, o.errs)
+		}
+	}
+}
+
+func TestABrokerThatCannotStartSaysWhy(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "d")
+	trustee(t, "", "serve", "--dir", dir).want(t, 1, "no such file")
+	trustee(t, "", "init", dir).want(t, 0, "made")
+	trustee(t, "", "init", dir).want(t, 1, "refusing to overwrite")
+	trustee(t, "", "serve", "--dir", dir, "--listen", "nowhere").want(t, 1, "listen")
+	trustee(t, "", "serve", "--dir", dir, "--log-level", "loud").want(t, 1, "log level")
+	broken := filepath.Join(dir, "policies", "resource", "resource-policy.rego")
+	if err := os.WriteFile(broken, []byte("package policy\nallow :="), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	trustee(t, "", "serve", "--dir", dir).want(t, 1, "resource-policy.rego")
+	if err := errors.Join(os.Remove(broken), os.Remove(filepath.Join(dir, pki.AdminPub))); err != nil {
+		t.Fatal(err)
+	}
+	trustee(t, "", "serve", "--dir", dir).want(t, 1, "admin public key")
+}
