@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -31,7 +33,7 @@ type sink struct {
 // log, each line starting with prefix (for example "cocoon: ").
 func NewHandler(log *Log, prefix string, least slog.Leveler) *Handler {
 	out := &sink{log: log, prefix: prefix}
-	opts := &slog.HandlerOptions{Level: least, ReplaceAttr: dropTimeAndLevel}
+	opts := &slog.HandlerOptions{Level: least, ReplaceAttr: attributesOnly}
 	return &Handler{out: out, text: slog.NewTextHandler(&out.buf, opts), min: least}
 }
 
@@ -48,7 +50,11 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	if err := h.text.Handle(ctx, r); err != nil {
 		return err
 	}
-	return h.out.log.Record(priority(r.Level), h.out.prefix+h.out.buf.String())
+	line := h.out.prefix + oneLine(r.Message)
+	if attrs := bytes.TrimSpace(h.out.buf.Bytes()); len(attrs) > 0 {
+		line += " " + string(attrs)
+	}
+	return h.out.log.Record(priority(r.Level), line)
 }
 
 // WithAttrs returns a handler whose records carry attrs.
@@ -74,8 +80,17 @@ func priority(level slog.Level) Priority {
 	}
 }
 
-func dropTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+// oneLine quotes a message that would not stay on one line.
+func oneLine(message string) string {
+	if strings.ContainsAny(message, "\r\n") {
+		return strconv.Quote(message)
+	}
+	return message
+}
+
+// attributesOnly leaves out what the line shows in another way.
+func attributesOnly(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
 		return slog.Attr{}
 	}
 	return a

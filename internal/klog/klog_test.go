@@ -111,9 +111,9 @@ func TestTheHandlerWritesMessageAndAttributesAtTheRightPriority(t *testing.T) {
 	log.With("sandbox", "s1").WithGroup("net").Warn("slow", "link", "eth0")
 	log.Error("two\nlines")
 	want := []string{
-		"<14>cocoon: msg=\"step done\" name=mounts ms=12\n",
-		"<12>cocoon: msg=slow sandbox=s1 net.link=eth0\n",
-		"<11>cocoon: msg=\"two\\nlines\"\n",
+		"<14>cocoon: step done name=mounts ms=12\n",
+		"<12>cocoon: slow sandbox=s1 net.link=eth0\n",
+		"<11>cocoon: \"two\\nlines\"\n",
 	}
 	if !slices.Equal(r.got, want) {
 		t.Errorf("got\n%q, want\n%q", r.got, want)

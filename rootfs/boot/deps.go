@@ -1,0 +1,100 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package boot
+
+import (
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Deps is everything that PID 1 does to the world. Host fills it with the real
+// thing; every field has to be set.
+type Deps struct {
+	FS    Files
+	Kern  Kernel
+	Procs Processes
+	Net   Links
+	// Console is told why the kernel log could not be opened.
+	Console io.Writer
+	// Pid returns the own process id.
+	Pid func() int
+	// Uptime returns the time since power-on.
+	Uptime func() time.Duration
+	// After returns a channel that receives once d has passed.
+	After func(d time.Duration) <-chan time.Time
+	// Signals delivers the requests to stop: SIGTERM, and SIGINT, which is what
+	// the kernel sends for ctrl-alt-del.
+	Signals <-chan os.Signal
+}
+
+// Files is what PID 1 does to mounts and files.
+type Files struct {
+	Mount     func(source, target, fstype string, flags uintptr, data string) error
+	Unmount   func(target string, flags int) error
+	Chdir     func(dir string) error
+	Chroot    func(dir string) error
+	Mkdir     func(dir string, mode uint32) error
+	Rmdir     func(dir string) error
+	Symlink   func(target, link string) error
+	ReadFile  func(name string) ([]byte, error)
+	WriteFile func(name string, data []byte) error
+}
+
+// Kernel is what PID 1 asks of the kernel.
+type Kernel struct {
+	// OpenLog opens the kernel log for writing.
+	OpenLog     func() (io.Writer, error)
+	LoadModule  func(path string) error
+	SetHostname func(name string) error
+	Setrlimit   func(resource int, lim unix.Rlimit) error
+	Now         func() time.Time
+	SetTime     func(time.Time) error
+	// CtrlAltDel makes the kernel send SIGINT to PID 1 instead of resetting.
+	CtrlAltDel func() error
+	Sync       func()
+	PowerOff   func() error
+}
+
+// Processes is what PID 1 does to other processes.
+type Processes struct {
+	// Start starts the guest role.
+	Start func(Role) (Child, error)
+	// Wait reaps any one child. It blocks unless nohang is set, and returns pid
+	// 0 if nohang is set and no child has ended. The error is ECHILD when there
+	// is no child.
+	Wait func(nohang bool) (pid int, status unix.WaitStatus, err error)
+	// Kill signals pid; -1 means every process but PID 1.
+	Kill func(pid int, sig unix.Signal) error
+}
+
+// Links is what PID 1 does to network interfaces.
+type Links struct {
+	// Virtio returns the names of the interfaces that the virtio driver serves,
+	// in the order of their bus addresses.
+	Virtio func() ([]string, error)
+	Up     func(link string) error
+	// Address gives link an address.
+	Address func(link string, a netip.Prefix) error
+	// Route sets the default route.
+	Route func(link string, gateway netip.Addr) error
+}
+
+// Role is how to start the guest role.
+type Role struct {
+	Args []string
+	Env  []string
+	// Cgroup is the directory of the cgroup in which the process starts.
+	Cgroup string
+}
+
+// Child is a started process.
+type Child struct {
+	Pid int
+	// Output yields what the process writes to standard output and error.
+	Output io.ReadCloser
+}

@@ -1,0 +1,36 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package recipe
+
+// Module names a kernel module that a profile wants.
+type Module struct {
+	Name string
+	// Optional modules drive hardware that may be absent.
+	Optional bool
+}
+
+// VirtualMachine returns the modules that any guest under QEMU needs: devices,
+// the channels to the host, overlay roots and pod networks.
+func VirtualMachine() []Module {
+	return required(
+		"virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "virtio_rng",
+		"overlay", "vsock_loopback", "vmw_vsock_virtio_transport",
+		"veth", "vxlan", "loop", "isofs", "configfs",
+	)
+}
+
+// CDROM returns the drivers of the drives in which a host may hand over
+// user-data.
+func CDROM() []Module {
+	mods := required("sr_mod")
+	return append(mods, Module{Name: "ata_piix", Optional: true}, Module{Name: "virtio_scsi", Optional: true})
+}
+
+func required(names ...string) []Module {
+	var mods []Module
+	for _, n := range names {
+		mods = append(mods, Module{Name: n})
+	}
+	return mods
+}
