@@ -6,6 +6,10 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/cgroups"
@@ -48,4 +52,31 @@ func rootHasNoParent() (bool, error) {
 
 func isInitialRoot(m *mountinfo.Info) bool {
 	return m.FSType == "rootfs" && m.ID == m.Parent
+}
+
+// executableAbove tells whether dir lies below the directory of the running
+// executable and on the same file system. An overlay of the two, by which
+// libcontainer protects the executable from the containers, is impossible then.
+func executableAbove(dir string) (bool, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return false, fmt.Errorf("find executable: %w", err)
+	}
+	return isAbove(filepath.Dir(exe), dir)
+}
+
+func isAbove(upper, lower string) (bool, error) {
+	lower, err := filepath.EvalSymlinks(lower)
+	if err != nil {
+		return false, fmt.Errorf("resolve directory: %w", err)
+	}
+	rel, err := filepath.Rel(upper, lower)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		return false, err
+	}
+	var a, b syscall.Stat_t
+	if err := errors.Join(syscall.Stat(upper, &a), syscall.Stat(lower, &b)); err != nil {
+		return false, fmt.Errorf("compare directories: %w", err)
+	}
+	return a.Dev == b.Dev, nil
 }

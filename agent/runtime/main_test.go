@@ -69,7 +69,11 @@ func cgroupParent() string { return fmt.Sprintf("cocoon-test-%d", os.Getpid()) }
 // removeCgroupParents removes the empty directories that every container
 // leaves above its own cgroup.
 func removeCgroupParents() {
-	for _, pattern := range []string{"/sys/fs/cgroup/" + cgroupParent(), "/sys/fs/cgroup/*/" + cgroupParent()} {
+	parent := cgroupParent()
+	for _, pattern := range []string{
+		"/sys/fs/cgroup/" + parent + "/cri", "/sys/fs/cgroup/*/" + parent + "/cri", // children first
+		"/sys/fs/cgroup/" + parent, "/sys/fs/cgroup/*/" + parent,
+	} {
 		dirs, err := filepath.Glob(pattern)
 		if err != nil {
 			continue

@@ -138,3 +138,34 @@ func TestIDs(t *testing.T) {
 		}
 	}
 }
+
+func TestAStateDirectoryBelowTheExecutableIsNoticed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	sub := filepath.Join(dir, "a", "b")
+	if err := os.MkdirAll(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(sub, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		upper, lower string
+		want         bool
+	}{
+		{dir, sub, true},
+		{dir, dir, true},
+		{dir, link, true},
+		{sub, dir, false},
+		{filepath.Join(dir, "a"), t.TempDir(), false},
+		{"/", "/proc", false}, // another file system
+	} {
+		if got, err := isAbove(tc.upper, tc.lower); err != nil || got != tc.want {
+			t.Errorf("%s above %s: %v, %v", tc.upper, tc.lower, got, err)
+		}
+	}
+	if _, err := isAbove(dir, filepath.Join(dir, "none")); err == nil {
+		t.Error("a directory that does not exist passed")
+	}
+}

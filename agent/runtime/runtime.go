@@ -22,7 +22,9 @@ const maxIDLength = 255
 // Config tells a Runtime where it keeps state.
 type Config struct {
 	// StateDir is the directory of the state files, DefaultStateDir if empty.
-	// A tmpfs is best.
+	// A tmpfs is best. On a file system that also holds the running executable
+	// it must not lie below the executable's directory: libcontainer then copies
+	// the executable into memory for every process it starts.
 	StateDir string
 	// PipeSize is the capacity in bytes of the standard stream pipes; 0 leaves
 	// the kernel's default.
@@ -56,6 +58,11 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("new runtime: %w", err)
+	}
+	if slow, err := executableAbove(cfg.StateDir); err != nil {
+		return nil, fmt.Errorf("new runtime: %w", err)
+	} else if slow {
+		cfg.Log.Warn("the state directory lies below the executable's: each process start copies the executable", "directory", cfg.StateDir)
 	}
 	host, err := readHostFacts()
 	if err != nil {
