@@ -21,6 +21,7 @@ import (
 const (
 	protocolVersion = "0.4.0"
 	cookieName      = "kbs-session-id"
+	generationClaim = "ear.cocoon.generation"
 )
 
 // authRequest is the body of POST /auth.
@@ -185,6 +186,7 @@ func (h *Handler) evaluate(r *http.Request, s session, a *attestation) (string, 
 		return "", err
 	}
 	defer func() { <-h.evaluating }()
+	generation := h.generation() // before the evaluation, so that it is never too new
 	claims, err := h.Attester.Evaluate(ctx, as.Evidence{
 		TEE: s.tee, Primary: a.primary, InitData: a.initData,
 		Runtime: as.Runtime{Nonce: a.nonce, Key: a.key, Additional: a.additional},
@@ -192,12 +194,20 @@ func (h *Handler) evaluate(r *http.Request, s session, a *attestation) (string, 
 	if err != nil {
 		return "", err
 	}
+	claims[generationClaim] = generation
 	token, err := h.Tokens.Sign(claims)
 	if err != nil {
 		return "", err
 	}
 	rec := Record{Event: "attest", Decision: "token", Remote: r.RemoteAddr, Token: digestOf(token), Evidence: summary(claims)}
 	return token, h.Audit.write(rec)
+}
+
+// generation names the reference values and attestation policies in force. A
+// token carries the one that it was judged by, so that a refusal can tell
+// whether attesting anew could change the verdict.
+func (h *Handler) generation() string {
+	return fmt.Sprintf("%s-%d-%d", h.epoch, h.AttestPolicies.Edits(), h.ReferenceValues.Edits())
 }
 
 // enter waits for one of the places for evaluations.

@@ -14,6 +14,7 @@ package kbs
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,11 +81,16 @@ type Handler struct {
 	evaluating chan struct{}
 	// refusals bounds the log lines that strangers can cause.
 	refusals *rate.Limiter
+	// epoch tells this run of the broker from others; see generation.
+	epoch string
 }
 
 // NewHandler returns a Handler.
 func NewHandler(d Deps) *Handler {
-	return &Handler{Deps: d, evaluating: make(chan struct{}, maxEvaluating), refusals: rate.NewLimiter(refusalsPerSecond, refusalBurst)}
+	return &Handler{
+		Deps: d, evaluating: make(chan struct{}, maxEvaluating),
+		refusals: rate.NewLimiter(refusalsPerSecond, refusalBurst), epoch: rand.Text(),
+	}
 }
 
 // ServeHTTP implements http.Handler.

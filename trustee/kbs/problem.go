@@ -32,8 +32,8 @@ const (
 
 // problem is an error with the answer it gives. Upstream answers 401 to nearly
 // everything, on which clients attest anew and try again; that stays where a
-// new attestation can help. A missing secret is 404 and a refused one 403, on
-// which they stop and show the detail.
+// new attestation can help. A missing secret is 404, and one refused under the
+// reference values in force is 403: on both they stop and show the detail.
 type problem struct {
 	status  int
 	variant string

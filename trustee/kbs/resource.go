@@ -101,7 +101,7 @@ func (h *Handler) release(r *http.Request, g *grant, path store.Path, rec *Recor
 		return nil, fail(http.StatusUnauthorized, variantEngine, err)
 	}
 	if !allowed {
-		return nil, fail(http.StatusForbidden, variantDeny, denial(path, g.claims))
+		return nil, h.deny(path, g.claims)
 	}
 	secret, err := h.Resources.Get(path)
 	if errors.Is(err, store.ErrNotFound) {
@@ -139,6 +139,17 @@ func allows(r *http.Request, p *policy.Policy, claims map[string]any, path store
 	}
 	yes, isBool := v.(bool)
 	return ok && isBool && yes, nil
+}
+
+// deny answers 403, on which clients stop, unless the verdict in the token may
+// be outdated: then 401, on which they attest anew and try again.
+func (h *Handler) deny(path store.Path, claims map[string]any) error {
+	err := denial(path, claims)
+	judged, own := claims[generationClaim].(string)
+	if own && judged != h.generation() {
+		return fail(http.StatusUnauthorized, variantDeny, fmt.Errorf("%w; reference values or attestation policies changed since this attestation", err))
+	}
+	return fail(http.StatusForbidden, variantDeny, err)
 }
 
 // denial explains which rule refused and what was wrong with the evidence.

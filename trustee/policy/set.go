@@ -27,6 +27,7 @@ type Set struct {
 
 	write  sync.Mutex // one writer at a time, so that no policy is lost
 	active atomic.Pointer[map[string]*Policy]
+	edits  atomic.Uint64
 }
 
 // OpenSet loads the policies kept in dir over defaults, which maps ids to
@@ -93,8 +94,12 @@ func (s *Set) Put(id, text string) error {
 		return err
 	}
 	s.active.Store(&active)
+	s.edits.Add(1)
 	return nil
 }
+
+// Edits counts the changes since the set was opened.
+func (s *Set) Edits() uint64 { return s.edits.Load() }
 
 // IDs returns the ids of all policies in lexical order.
 func (s *Set) IDs() []string { return slices.Sorted(maps.Keys(*s.active.Load())) }

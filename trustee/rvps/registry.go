@@ -47,6 +47,7 @@ type Registry struct {
 
 	write  sync.Mutex // one writer at a time, so that no registration is lost
 	values atomic.Pointer[map[string]Value]
+	edits  atomic.Uint64
 }
 
 // Open reads the values kept in dir. now tells the time for expirations.
@@ -121,6 +122,9 @@ func (r *Registry) Query(name string) (any, bool) {
 	return v.Value, true
 }
 
+// Edits counts the changes since the registry was opened.
+func (r *Registry) Edits() uint64 { return r.edits.Load() }
+
 // List returns all values by name, the expired ones included.
 func (r *Registry) List() []Value {
 	all := *r.values.Load()
@@ -150,5 +154,6 @@ func (r *Registry) change(edit func(map[string]Value) error) error {
 		return err
 	}
 	r.values.Store(&all)
+	r.edits.Add(1)
 	return nil
 }

@@ -109,6 +109,26 @@ func TestAWrongReferenceValueIsNamed(t *testing.T) {
 	}
 }
 
+func TestARefusedGuestIsAskedToAttestAnewWhenTheRulesChanged(t *testing.T) {
+	t.Parallel()
+	b := ready(t, nil)
+	b.register(t, map[string]any{"svn": []string{"7"}})
+	g := b.attested(t)
+	g.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "svn 1 is not in")
+	b.register(t, map[string]any{"svn": []string{"1"}})
+	g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "PolicyDeny", "changed since this attestation")
+	g.bySession(t, "default/key/1").want(t, http.StatusUnauthorized, "PolicyDeny", "changed since this attestation")
+	again := b.attested(t)
+	if got := again.open(t, again.byToken(t, "default/key/1")); got != secretText {
+		t.Fatalf("got %q", got)
+	}
+	// The policy of resources is asked on every request: it needs no new token.
+	if err := b.admin.SetResourcePolicy(t.Context(), "package policy\nallow := false"); err != nil {
+		t.Fatal(err)
+	}
+	again.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "data.policy.allow")
+}
+
 func TestNothingIsReleasedWithoutReferenceValues(t *testing.T) {
 	t.Parallel()
 	b := start(t, nil)
