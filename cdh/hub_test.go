@@ -218,7 +218,7 @@ func TestPacketsThatDoNotFitAreRefused(t *testing.T) {
 			if !errors.Is(err, tc.want) || got != nil {
 				t.Fatalf("got %q, %v, want %v", got, err, tc.want)
 			}
-			if s := stage.Of(err); s != stage.Decrypt && tc.want != ErrURI {
+			if s := stage.Of(err); s != stage.Decrypt && !errors.Is(tc.want, ErrURI) {
 				t.Fatalf("stage %q of %v", s, err)
 			}
 		})

@@ -44,14 +44,14 @@ type Server struct {
 // ListenAndServe serves on a unix socket at path until ctx ends. The folder is
 // made, a stale socket is removed, and only root may connect.
 func (s *Server) ListenAndServe(ctx context.Context, path string) error {
-	l, err := listen(path)
+	l, err := listen(ctx, path)
 	if err != nil {
 		return err
 	}
 	return s.Serve(ctx, l)
 }
 
-func listen(path string) (net.Listener, error) {
+func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make folder of socket: %w", err)
 	}
@@ -67,7 +67,8 @@ func listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("remove stale socket: %w", err)
 		}
 	}
-	l, err := net.Listen("unix", path)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket: %w", err)
 	}
@@ -103,7 +104,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("stop data hub: %w", err), srv.Close())
 	}
-	<-done
+	if ended := <-done; !errors.Is(ended, ttrpc.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }
 

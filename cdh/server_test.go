@@ -34,7 +34,7 @@ import (
 func dial(t *testing.T, s *Server) *ttrpc.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "run", "cdh.sock")
-	l, err := listen(path)
+	l, err := listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,9 @@ func dial(t *testing.T, s *Server) *ttrpc.Client {
 		if err := c.Close(); err != nil {
 			t.Errorf("close client: %v", err)
 		}
-		c.UserOnCloseWait(context.Background())
+		if err := c.UserOnCloseWait(context.Background()); err != nil {
+			t.Errorf("wait for client: %v", err)
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("serve: %v", err)
@@ -167,7 +169,7 @@ func TestTheSocketReplacesAStaleOneOnly(t *testing.T) {
 	if err := stale.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen(path)
+	l, err := listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +183,7 @@ func TestTheSocketReplacesAStaleOneOnly(t *testing.T) {
 	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(file); err == nil {
+	if _, err := listen(t.Context(), file); err == nil {
 		t.Error("a regular file was replaced")
 	}
 }
@@ -297,7 +299,7 @@ func TestASealedSecretIsOpenedOnlyWithItsOwnersSignature(t *testing.T) {
 				}
 				return
 			}
-			if got != nil || err == nil || stage.Of(err) == "" || (tc.want != errAny && !errors.Is(err, tc.want)) {
+			if got != nil || err == nil || stage.Of(err) == "" || (!errors.Is(tc.want, errAny) && !errors.Is(err, tc.want)) {
 				t.Fatalf("got %q, %v (stage %q), want %v", got, err, stage.Of(err), tc.want)
 			}
 		})

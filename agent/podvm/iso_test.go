@@ -152,9 +152,9 @@ func TestADiskWithUserDataIsFoundAmongOthers(t *testing.T) {
 			switch {
 			case tc.err == nil && (err != nil || string(got) != tc.want || filepath.Base(disk) != tc.disk):
 				t.Fatalf("got %q from %q, %v", got, disk, err)
-			case tc.err == errAmbiguous && (err == nil || !strings.Contains(err.Error(), "both")):
+			case errors.Is(tc.err, errAmbiguous) && (err == nil || !strings.Contains(err.Error(), "both")):
 				t.Fatalf("got %v", err)
-			case tc.err != nil && tc.err != errAmbiguous && !errors.Is(err, tc.err):
+			case tc.err != nil && !errors.Is(tc.err, errAmbiguous) && !errors.Is(err, tc.err):
 				t.Fatalf("got %v, want %v", err, tc.err)
 			}
 		})

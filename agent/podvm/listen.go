@@ -103,9 +103,9 @@ func profile(cfg *tls.Config, a *APF) error {
 	return nil
 }
 
-// Listen listens for the adaptor. Connections come out of Accept only after
+// Listen listens for the adaptor until Close. Connections come out of Accept only after
 // their handshake, so that a peer without certificate never reaches the agent.
-func Listen(c ListenConfig) (net.Listener, error) {
+func Listen(ctx context.Context, c ListenConfig) (net.Listener, error) {
 	if c.APF == nil {
 		return nil, fmt.Errorf("apf.json is missing: %w", ErrTLS)
 	}
@@ -116,16 +116,17 @@ func Listen(c ListenConfig) (net.Listener, error) {
 	if c.Addr == "" {
 		c.Addr = DefaultAddr
 	}
-	inner, err := net.Listen("tcp", c.Addr)
+	var lc net.ListenConfig
+	inner, err := lc.Listen(ctx, "tcp", c.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for the adaptor: %w", err)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &listener{
-		Listener: inner, tls: cfg, log: c.Log, ctx: ctx, cancel: cancel,
+		Listener: inner, tls: cfg, log: c.Log, ctx: life, cancel: cancel,
 		ready: make(chan net.Conn), slots: make(chan struct{}, maxHandshakes),
 	}
 	l.wg.Go(l.run)

@@ -106,7 +106,7 @@ func (p *pod) clientConfig(certs ...tls.Certificate) *tls.Config {
 func echo(t *testing.T, c ListenConfig) string {
 	t.Helper()
 	c.Addr = "127.0.0.1:0"
-	l, err := Listen(c)
+	l, err := Listen(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,14 +267,14 @@ func TestAnUnusableTLSConfigurationOpensNoPort(t *testing.T) {
 	} {
 		a := *p.apf
 		edit(&a)
-		if _, err := Listen(ListenConfig{Addr: "127.0.0.1:0", APF: &a}); !errors.Is(err, ErrTLS) || strings.Contains(err.Error(), "PRIVATE") {
+		if _, err := Listen(t.Context(), ListenConfig{Addr: "127.0.0.1:0", APF: &a}); !errors.Is(err, ErrTLS) || strings.Contains(err.Error(), "PRIVATE") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	if _, err := Listen(ListenConfig{Addr: "127.0.0.1:0"}); !errors.Is(err, ErrTLS) {
+	if _, err := Listen(t.Context(), ListenConfig{Addr: "127.0.0.1:0"}); !errors.Is(err, ErrTLS) {
 		t.Errorf("no apf.json: got %v", err)
 	}
-	if _, err := Listen(ListenConfig{Addr: "127.0.0.1:x", APF: p.apf}); err == nil || errors.Is(err, ErrTLS) {
+	if _, err := Listen(t.Context(), ListenConfig{Addr: "127.0.0.1:x", APF: p.apf}); err == nil || errors.Is(err, ErrTLS) {
 		t.Errorf("bad address: got %v", err)
 	}
 }
@@ -296,7 +296,7 @@ func TestAnonymousClientsNeedConsent(t *testing.T) {
 func TestClosingEndsHandshakesUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
-	l, err := Listen(ListenConfig{Addr: "127.0.0.1:0", APF: p.apf})
+	l, err := Listen(t.Context(), ListenConfig{Addr: "127.0.0.1:0", APF: p.apf})
 	if err != nil {
 		t.Fatal(err)
 	}

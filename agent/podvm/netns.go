@@ -4,6 +4,7 @@
 package podvm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -141,12 +142,13 @@ func onThread(f func() error) error {
 // ListenIn listens inside the network namespace at path, as net.Listen does;
 // an empty path means the caller's own. The listener stays in that namespace
 // wherever it is used.
-func ListenIn(path, network, addr string) (l net.Listener, err error) {
+func ListenIn(ctx context.Context, path, network, addr string) (l net.Listener, err error) {
+	var lc net.ListenConfig
 	if path == "" {
-		return net.Listen(network, addr)
+		return lc.Listen(ctx, network, addr)
 	}
 	err = inNetNS(path, func() (err error) {
-		l, err = net.Listen(network, addr)
+		l, err = lc.Listen(ctx, network, addr)
 		return err
 	})
 	if err != nil {

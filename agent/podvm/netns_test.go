@@ -53,7 +53,7 @@ func TestAListenerInANamespaceIsReachedFromThereOnly(t *testing.T) {
 	t.Parallel()
 	before := currentNetNS(t)
 	path := newNetNS(t)
-	l, err := ListenIn(path, "tcp", "127.0.0.1:0")
+	l, err := ListenIn(t.Context(), path, "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,11 +114,11 @@ func TestListeningInNoNamespaceIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, file + "-absent"} {
-		if l, err := ListenIn(path, "tcp", "127.0.0.1:0"); err == nil {
+		if l, err := ListenIn(t.Context(), path, "tcp", "127.0.0.1:0"); err == nil {
 			t.Errorf("%s: listening on %s", path, l.Addr())
 		}
 	}
-	l, err := ListenIn("", "tcp", "127.0.0.1:0")
+	l, err := ListenIn(t.Context(), "", "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestTwoPodsTalkThroughTheirTunnel(t *testing.T) {
 	if err := connect(t, guestB, podB, side("10.244.0.6/24", "02:00:00:00:00:0b", "192.0.2.1")); err != nil {
 		t.Fatal(err)
 	}
-	l, err := ListenIn(podB, "tcp", "10.244.0.6:80")
+	l, err := ListenIn(t.Context(), podB, "tcp", "10.244.0.6:80")
 	if err != nil {
 		t.Fatal(err)
 	}

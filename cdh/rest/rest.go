@@ -13,6 +13,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -47,8 +48,20 @@ type Resources interface {
 // Attester makes tokens and evidence. The caller owns the results.
 type Attester interface {
 	Token(ctx context.Context, tokenType string) ([]byte, error)
-	Evidence(ctx context.Context, runtimeData []byte) ([]byte, error)
+	Evidence(ctx context.Context, runtimeData []byte) (json.RawMessage, error)
+	AdditionalEvidence(ctx context.Context, runtimeData []byte) ([]byte, error)
 }
+
+// Measurement is the outcome of a runtime measurement; the values are those of
+// the attestation agent's protocol.
+type Measurement int
+
+// The outcomes.
+const (
+	Measured     Measurement = 0
+	NotSupported Measurement = 1 // the TEE has no runtime registers
+	NotEnabled   Measurement = 2 // the event log is off
+)
 
 // Info is what GET /info answers.
 type Info struct {
@@ -74,7 +87,10 @@ type Config struct {
 type Deps struct {
 	Resources Resources
 	Attester  Attester
-	Log       *slog.Logger
+	// Extend measures an event at run time. Nil means that the platform does
+	// not support it.
+	Extend func(ctx context.Context, domain, operation, content string) (Measurement, error)
+	Log    *slog.Logger
 }
 
 // Limits on the workload.
@@ -137,7 +153,13 @@ func (h *handler) route(w http.ResponseWriter, r *http.Request) {
 	case path == "/aa/token":
 		h.get(w, r, h.token)
 	case path == "/aa/evidence":
-		h.get(w, r, h.evidence)
+		h.get(w, r, func(w http.ResponseWriter, r *http.Request) {
+			h.evidence(w, r, func(ctx context.Context, data []byte) ([]byte, error) { return h.dep.Attester.Evidence(ctx, data) })
+		})
+	case path == "/aa/additional-evidence":
+		h.get(w, r, func(w http.ResponseWriter, r *http.Request) { h.evidence(w, r, h.dep.Attester.AdditionalEvidence) })
+	case path == "/aa/aael":
+		h.only(http.MethodPost, w, r, h.extend)
 	case isResource:
 		h.get(w, r, func(w http.ResponseWriter, r *http.Request) { h.resource(w, r, resource) })
 	default:
@@ -146,7 +168,11 @@ func (h *handler) route(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) get(w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
-	if r.Method != http.MethodGet {
+	h.only(http.MethodGet, w, r, next)
+}
+
+func (h *handler) only(method string, w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
+	if r.Method != method {
 		reply(w, http.StatusMethodNotAllowed, "Method Not Allowed")
 		return
 	}
@@ -190,13 +216,13 @@ func (h *handler) token(w http.ResponseWriter, r *http.Request) {
 	h.send(w, octets, b)
 }
 
-func (h *handler) evidence(w http.ResponseWriter, r *http.Request) {
+func (h *handler) evidence(w http.ResponseWriter, r *http.Request, get func(context.Context, []byte) ([]byte, error)) {
 	data, ok := runtimeData(r)
 	if !ok {
 		reply(w, http.StatusBadRequest, "BAD REQUEST")
 		return
 	}
-	b, err := h.dep.Attester.Evidence(r.Context(), data)
+	b, err := get(r.Context(), data)
 	if err != nil {
 		h.failed(w, "evidence", err)
 		return
@@ -234,6 +260,41 @@ func query(r *http.Request) (map[string]string, error) {
 		q[k] = v[len(v)-1]
 	}
 	return q, nil
+}
+
+// extend measures an event. Its answers are fixed strings, truth values
+// included.
+func (h *handler) extend(w http.ResponseWriter, r *http.Request) {
+	var e struct{ Domain, Operation, Content *string }
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &e)
+	}
+	if err != nil || e.Domain == nil || e.Operation == nil || e.Content == nil {
+		reply(w, http.StatusInternalServerError, "malformed event: domain, operation and content are required")
+		return
+	}
+	result := NotSupported
+	if h.dep.Extend != nil {
+		if result, err = h.dep.Extend(r.Context(), *e.Domain, *e.Operation, *e.Content); err != nil {
+			h.failed(w, "measurement", err)
+			return
+		}
+	}
+	h.send(w, "application/json", []byte(measurementText(result)))
+}
+
+func measurementText(m Measurement) string {
+	const no = `{"success":"false","message": "`
+	switch m {
+	case Measured:
+		return `{"success":"true"}`
+	case NotSupported:
+		return no + `The platform does not support runtime measurement"}`
+	case NotEnabled:
+		return no + `Attestation Agent does not enable eventlog recording"}`
+	}
+	return no + `Unknown runtime measurement result"}`
 }
 
 const octets = "application/octet-stream"

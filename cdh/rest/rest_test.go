@@ -6,6 +6,7 @@ package rest_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -47,8 +48,12 @@ func (attester) Token(_ context.Context, kind string) ([]byte, error) {
 	return []byte(`{"token":"t"}`), nil
 }
 
-func (attester) Evidence(_ context.Context, data []byte) ([]byte, error) {
+func (attester) Evidence(_ context.Context, data []byte) (json.RawMessage, error) {
 	return append([]byte("evidence for "), data...), nil
+}
+
+func (attester) AdditionalEvidence(_ context.Context, data []byte) ([]byte, error) {
+	return append([]byte("more evidence for "), data...), nil
 }
 
 // start serves on a real socket and returns the base URL and an end to it.
@@ -118,6 +123,10 @@ func TestEveryRequestGetsItsStatus(t *testing.T) {
 		{rest.All, "GET", "/aa/evidence?runtime_data=-_8&encoding=base64", 200, octets, "evidence for \xfb\xff", ""},
 		{rest.All, "GET", "/aa/evidence?runtime_data=%2B_8%3D&encoding=base64", 400, "", "BAD REQUEST", ""},
 		{rest.All, "GET", "/aa/evidence?runtime_data=x&encoding=hex", 400, "", "BAD REQUEST", ""},
+		{rest.All, "GET", "/aa/additional-evidence?runtime_data=x", 200, octets, "more evidence for x", ""},
+		{rest.All, "GET", "/aa/additional-evidence?encoding=base64", 400, "", "BAD REQUEST", ""},
+		{rest.All, "GET", "/aa/aael", 405, "", "Method Not Allowed", ""},
+		{rest.Resource, "POST", "/aa/aael", 404, "", "Attestation Feature Not Enabled", ""},
 		{rest.All, "GET", "/aa/evidence", 400, "", "BAD REQUEST", ""},
 		{rest.All, "GET", "/aa/unknown", 404, "", "URL NOT FOUND", ""},
 		{rest.All, "GET", "/info", 200, "application/json", `{"version":"v1","tee":"sample","additional_tees":["nvidia"],"feature":"all"}`, ""},
@@ -136,6 +145,45 @@ func TestEveryRequestGetsItsStatus(t *testing.T) {
 				t.Errorf("stop: %v", err)
 			}
 		})
+	}
+}
+
+func TestAMeasurementIsAnsweredInFixedWords(t *testing.T) {
+	t.Parallel()
+	const body = `{"domain":"d","operation":"o","content":"c"}`
+	result := func(m rest.Measurement, err error) func(context.Context, string, string, string) (rest.Measurement, error) {
+		return func(_ context.Context, d, o, c string) (rest.Measurement, error) {
+			if d+o+c != "doc" {
+				return 0, errors.New("other event")
+			}
+			return m, err
+		}
+	}
+	for name, tc := range map[string]struct {
+		extend func(context.Context, string, string, string) (rest.Measurement, error)
+		body   string
+		code   int
+		want   string
+	}{
+		"measured":      {result(rest.Measured, nil), body, 200, `{"success":"true"}`},
+		"not supported": {result(rest.NotSupported, nil), body, 200, `{"success":"false","message": "The platform does not support runtime measurement"}`},
+		"no function":   {nil, body, 200, `{"success":"false","message": "The platform does not support runtime measurement"}`},
+		"not enabled":   {result(rest.NotEnabled, nil), body, 200, `{"success":"false","message": "Attestation Agent does not enable eventlog recording"}`},
+		"unknown":       {result(9, nil), body, 200, `{"success":"false","message": "Unknown runtime measurement result"}`},
+		"failed":        {result(0, errors.New("broken")), body, 500, "ttrpc request error: broken"},
+		"not JSON":      {result(0, nil), "{", 500, "malformed event: domain, operation and content are required"},
+		"no content":    {result(0, nil), `{"domain":"d","operation":"o"}`, 500, "malformed event: domain, operation and content are required"},
+		"number":        {result(0, nil), `{"domain":1,"operation":"o","content":"c"}`, 500, "malformed event: domain, operation and content are required"},
+		"huge":          {result(0, nil), `{"domain":"` + strings.Repeat("x", 65<<10) + `","operation":"o","content":"c"}`, 500, "malformed event: domain, operation and content are required"},
+	} {
+		h := rest.NewHandler(rest.Config{Features: rest.All}, rest.Deps{Resources: broker{}, Attester: attester{}, Extend: tc.extend})
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/aa/aael", strings.NewReader(tc.body))
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tc.code || w.Body.String() != tc.want {
+			t.Errorf("%s: got %d %q", name, w.Code, w.Body)
+		}
 	}
 }
 
@@ -234,7 +282,7 @@ func FuzzRouter(f *testing.F) {
 		r.RemoteAddr = "127.0.0.1:1"
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if w.Code == http.StatusOK && r.Method != http.MethodGet {
+		if w.Code == http.StatusOK && r.Method != http.MethodGet && r.URL.Path != "/aa/aael" {
 			t.Fatalf("%s %s was answered", method, target)
 		}
 	})

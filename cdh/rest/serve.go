@@ -52,7 +52,9 @@ func Serve(ctx context.Context, l net.Listener, cfg Config, dep Deps) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("stop REST API: %w", err), srv.Close())
 	}
-	<-done
+	if ended := <-done; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }
 
