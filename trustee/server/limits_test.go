@@ -85,6 +85,18 @@ func TestASlowClientIsCutOff(t *testing.T) {
 	}
 }
 
+func TestIdleStrangersDoNotKeepGuestsOut(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(c *server.Config) { c.MaxConns, c.ReadTimeout = 2, 300*time.Millisecond })
+	for range 4 {
+		conn := must[net.Conn](t)((&net.Dialer{}).DialContext(t.Context(), "tcp", b.addr))
+		defer func() { _ = conn.Close() }()
+	}
+	if a := b.guest(t).auth(t, "0.4.0", "sample"); a.status != http.StatusOK {
+		t.Fatalf("auth: %d %s", a.status, a.body)
+	}
+}
+
 func TestPlainHTTPIsNotServed(t *testing.T) {
 	t.Parallel()
 	b := start(t, nil)

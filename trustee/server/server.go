@@ -32,6 +32,7 @@ import (
 
 const (
 	defaultSessions    = 4096
+	defaultConns       = 1024
 	defaultReadTimeout = 30 * time.Second
 	defaultLife        = 5 * time.Minute
 
@@ -61,6 +62,8 @@ type Config struct {
 	TrustedTokens []string
 	// MaxSessions bounds the handshakes kept; 0 means 4096.
 	MaxSessions int
+	// MaxConns bounds the open connections; 0 means 1024.
+	MaxConns int
 	// SessionLife is how long a handshake lives; 0 means five minutes.
 	SessionLife time.Duration
 	// ReadTimeout ends clients that do not get on; 0 means 30 seconds.
@@ -112,6 +115,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = defaultSessions
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = defaultConns
 	}
 	if c.SessionLife == 0 {
 		c.SessionLife = defaultLife
@@ -246,7 +252,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.ServeTLS(l, "", "") }()
+	go func() { served <- srv.ServeTLS(limit(l, s.cfg.MaxConns), "", "") }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
