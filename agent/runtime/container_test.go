@@ -125,6 +125,17 @@ func TestNothingRunsBeforeStart(t *testing.T) {
 	}
 }
 
+func TestSIGTERMBeforeStartEndsInit(t *testing.T) {
+	t.Parallel()
+	c := created(t, newTestRuntime(t), testSpec(busyboxRoot(t), testID(t), "true"))
+	if err := c.Signal(t.Context(), "", unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := waitCode(t, process(t, c, "")); code != 137 {
+		t.Errorf("code %d, want 137", code)
+	}
+}
+
 func TestStartOfADeadInitIsAnError(t *testing.T) {
 	t.Parallel()
 	c := created(t, newTestRuntime(t), testSpec(busyboxRoot(t), testID(t), "true"))

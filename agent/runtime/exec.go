@@ -24,7 +24,7 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process) e
 }
 
 func (c *Container) exec(ctx context.Context, execID string, p *specs.Process) error {
-	if err := checkID(execID); err != nil {
+	if err := checkExecID(execID); err != nil {
 		return err
 	}
 	p, err := c.execProcess(p)

@@ -136,6 +136,9 @@ func TestIDs(t *testing.T) {
 		if err := checkID(id); (err == nil) != ok {
 			t.Errorf("%q: %v", id, err)
 		}
+		if err := checkExecID(id); (err == nil) != (ok || id == "a") {
+			t.Errorf("exec id %q: %v", id, err)
+		}
 	}
 }
 

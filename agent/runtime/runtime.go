@@ -76,6 +76,17 @@ func New(cfg Config) (*Runtime, error) {
 
 var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
+var validExecID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// checkExecID is laxer than checkID: an exec id never becomes a path, and
+// clients choose ids of one character.
+func checkExecID(id string) error {
+	if len(id) > maxIDLength || !validExecID.MatchString(id) {
+		return fmt.Errorf("%w: exec id %q", ErrInvalidID, id[:min(len(id), maxIDLength)])
+	}
+	return nil
+}
+
 func checkID(id string) error {
 	if len(id) > maxIDLength || !validID.MatchString(id) {
 		return fmt.Errorf("%w: %q", ErrInvalidID, id[:min(len(id), maxIDLength)])

@@ -41,12 +41,14 @@ func (c *Container) Signal(ctx context.Context, execID string, sig unix.Signal) 
 	if p.exited() {
 		return nil
 	}
-	if sig != 0 && sig != unix.SIGKILL && c.wasReleased(p) {
+	released := c.wasReleased(p)
+	if sig != 0 && sig != unix.SIGKILL && released {
 		if err := awaitProgram(ctx, p); err != nil {
 			return fmt.Errorf("signal container %s: %w", c.id, err)
 		}
 	}
-	if p == c.init && sig == unix.SIGTERM && !handlesSignal(p.pid, sig) {
+	// The handlers of a first process before Start are those of libcontainer.
+	if p == c.init && sig == unix.SIGTERM && !(released && handlesSignal(p.pid, sig)) {
 		sig = unix.SIGKILL
 	}
 	if err := p.signal(sig); err != nil {
