@@ -7,10 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
@@ -41,44 +38,8 @@ type Server struct {
 	Timeout time.Duration
 }
 
-// ListenAndServe serves on a unix socket at path until ctx ends. The folder is
-// made, a stale socket is removed, and only root may connect.
-func (s *Server) ListenAndServe(ctx context.Context, path string) error {
-	l, err := listen(ctx, path)
-	if err != nil {
-		return err
-	}
-	return s.Serve(ctx, l)
-}
-
-func listen(ctx context.Context, path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make folder of socket: %w", err)
-	}
-	st, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("look at socket: %w", err)
-	case st.Mode().Type() != fs.ModeSocket:
-		return nil, fmt.Errorf("listen on %q: a file is in the way", path)
-	default:
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove stale socket: %w", err)
-		}
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("restrict socket: %w", err), l.Close())
-	}
-	return l, nil
-}
-
-// Serve serves on l, which it closes, until ctx ends.
+// Serve serves on l, which it closes, until ctx ends. Whoever can connect gets
+// every secret that the guest may have: the socket is to be for root only.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.deadline))
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,7 +41,12 @@ func ConnectPod(path string, n *PodNetwork, log *slog.Logger) error {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer ns.Close() // read only; its error says nothing
-	pod, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	// A socket stays in the namespace where it was made.
+	var pod *netlink.Handle
+	err = inNetNS(path, func() (err error) {
+		pod, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("netlink in %q: %w", path, err)
 	}
