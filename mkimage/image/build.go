@@ -1,0 +1,261 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package image builds the files of a guest image and reads them back.
+//
+// The result is a function of its inputs: the same ones give the same bytes,
+// whoever builds, where and when.
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"cocoon/mkimage/format/cpio"
+	"cocoon/mkimage/kernel"
+	"cocoon/mkimage/manifest"
+	"cocoon/mkimage/profile"
+	"cocoon/rootfs/recipe"
+)
+
+// Names of the outputs, in the manifest and, for files, in the directory.
+const (
+	KernelName = "kernel"
+	KernelFile = "vmlinuz"
+	InitrdName = "initrd"
+	InitrdFile = "initrd.img"
+)
+
+// Inputs say what to build from. KernelDeb excludes Kernel and Modules.
+type Inputs struct {
+	Profile profile.Profile
+	// KernelDeb is a Debian kernel package.
+	KernelDeb string
+	// KernelSHA256 is the digest that the package must have, unless empty.
+	KernelSHA256 string
+	// Kernel and Modules are a kernel image and the directory of its modules.
+	Kernel, Modules string
+	// Binary is the guest binary.
+	Binary string
+	// Policy and CABundle are optional files for the root.
+	Policy, CABundle string
+	// Append are words for the end of the command line.
+	Append []string
+	// Epoch is SOURCE_DATE_EPOCH.
+	Epoch int64
+	// Compress makes the initramfs small; the default loads faster.
+	Compress bool
+}
+
+// Progress is told what is being done; it gets one line each time.
+type Progress func(format string, args ...any)
+
+// ErrInput is wrapped by errors about inputs that do not fit together.
+var ErrInput = errors.New("wrong input")
+
+// Build makes the image in dir, which it creates. The manifest is written last:
+// a directory with a manifest is complete.
+func Build(ctx context.Context, in Inputs, dir string, progress Progress) (*manifest.Manifest, error) {
+	b := &builder{in: in, progress: progress}
+	b.man.Schema, b.man.Profile, b.man.Epoch = manifest.Schema, in.Profile.Name, in.Epoch
+	b.man.MemoryMiB = in.Profile.MemoryMiB
+	b.man.Cmdline = strings.Join(slices.Concat(in.Profile.Cmdline, in.Append), " ")
+	if err := b.collect(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.assemble(); err != nil {
+		return nil, err
+	}
+	if err := b.write(dir); err != nil {
+		return nil, err
+	}
+	return &b.man, nil
+}
+
+type builder struct {
+	in       Inputs
+	progress Progress
+	man      manifest.Manifest
+	kern     *kernel.Kernel
+	root     recipe.Inputs
+	initrd   []byte
+}
+
+// collect reads every input and notes its digest.
+func (b *builder) collect(ctx context.Context) error {
+	if err := b.readKernel(ctx); err != nil {
+		return err
+	}
+	b.root = recipe.Inputs{Profile: b.in.Profile.Name, Epoch: b.in.Epoch}
+	var err error
+	if b.root.Binary, err = b.readInput("binary", b.in.Binary); err != nil {
+		return err
+	}
+	if b.root.Policy, err = b.readOptional("policy", b.in.Policy); err != nil {
+		return err
+	}
+	if b.root.CABundle, err = b.readOptional("ca-bundle", b.in.CABundle); err != nil {
+		return err
+	}
+	return b.readTools()
+}
+
+func (b *builder) readKernel(ctx context.Context) error {
+	var err error
+	if b.in.KernelDeb == "" {
+		if b.in.Kernel == "" || b.in.Modules == "" {
+			return fmt.Errorf("%w: neither a kernel package nor a kernel with its modules", ErrInput)
+		}
+		if _, err = b.readInput("kernel", b.in.Kernel); err != nil {
+			return err
+		}
+		b.kern, err = kernel.FromFiles(b.in.Kernel, b.in.Modules)
+	} else {
+		if b.in.Kernel != "" || b.in.Modules != "" {
+			return fmt.Errorf("%w: both a kernel package and a kernel", ErrInput)
+		}
+		if _, err = b.readInput("kernel-package", b.in.KernelDeb); err != nil {
+			return err
+		}
+		if got := b.man.Inputs[0].SHA256; b.in.KernelSHA256 != "" && got != b.in.KernelSHA256 {
+			return fmt.Errorf("%w: kernel package %q has sha256 %s, locked is %s", ErrInput, b.in.KernelDeb, got, b.in.KernelSHA256)
+		}
+		b.progress("unpack kernel package %s", filepath.Base(b.in.KernelDeb))
+		b.kern, err = kernel.FromDeb(ctx, b.in.KernelDeb)
+	}
+	if err != nil {
+		return err
+	}
+	b.man.Release = b.kern.Release
+	return nil
+}
+
+func (b *builder) readInput(name, file string) ([]byte, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(data) == 0 {
+		return nil, fmt.Errorf("%w: %s %q is empty", ErrInput, name, file)
+	}
+	f := manifest.Describe(name, filepath.Base(file), data)
+	f.SHA384 = ""
+	b.man.Inputs = append(b.man.Inputs, f)
+	return data, nil
+}
+
+func (b *builder) readOptional(name, file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	return b.readInput(name, file)
+}
+
+// readTools asks the guest binary what it was built from.
+func (b *builder) readTools() error {
+	info, err := buildinfo.Read(bytes.NewReader(b.root.Binary))
+	if err != nil {
+		return fmt.Errorf("%w: guest binary %q: %w", ErrInput, b.in.Binary, err)
+	}
+	b.man.Tools = manifest.Tools{Go: runtime.Version(), BinaryGo: info.GoVersion, Modules: []manifest.GoModule{}}
+	for _, m := range info.Deps {
+		for m.Replace != nil {
+			m = m.Replace
+		}
+		b.man.Tools.Modules = append(b.man.Tools.Modules, manifest.GoModule{Path: m.Path, Version: m.Version, Sum: m.Sum})
+	}
+	return nil
+}
+
+// assemble makes the initramfs.
+func (b *builder) assemble() error {
+	var err error
+	if b.root.Modules, err = b.kern.Resolve(b.in.Profile.Modules); err != nil {
+		return fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
+	}
+	b.man.Modules = []manifest.Module{}
+	for _, m := range b.root.Modules {
+		d := sha256.Sum256(m.Data)
+		b.man.Modules = append(b.man.Modules, manifest.Module{Path: m.Path, Optional: m.Optional, SHA256: hex.EncodeToString(d[:])})
+	}
+	b.progress("pack initramfs with %d modules of %s", len(b.root.Modules), b.kern.Release)
+	entries, err := recipe.Root(b.root)
+	if err != nil {
+		return err
+	}
+	var archive bytes.Buffer
+	if err := cpio.Write(&archive, entries); err != nil {
+		return fmt.Errorf("pack the initramfs: %w", err)
+	}
+	d := sha256.Sum256(archive.Bytes())
+	b.man.Tree = "sha256:" + hex.EncodeToString(d[:])
+	b.initrd = archive.Bytes()
+	if b.in.Compress {
+		b.progress("compress initramfs of %.1f MB", float64(len(b.initrd))/1e6)
+		b.initrd, err = compress(b.initrd)
+	}
+	return err
+}
+
+// compress makes one zstd frame. One worker and a fixed level make the bytes
+// depend on the pinned module alone; the window is far below the kernel's
+// limit of 128 MiB.
+func compress(data []byte) ([]byte, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression),
+		zstd.WithWindowSize(32<<20), zstd.WithEncoderCRC(true))
+	if err != nil {
+		return nil, fmt.Errorf("compress the initramfs: %w", err)
+	}
+	out := enc.EncodeAll(data, nil)
+	if err := enc.Close(); err != nil {
+		return nil, fmt.Errorf("compress the initramfs: %w", err)
+	}
+	return out, nil
+}
+
+func (b *builder) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the output directory: %w", err)
+	}
+	if err := os.Remove(filepath.Join(dir, manifest.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the manifest of an older image: %w", err)
+	}
+	for _, out := range []struct {
+		name, file string
+		data       []byte
+	}{{KernelName, KernelFile, b.kern.Image}, {InitrdName, InitrdFile, b.initrd}} {
+		if err := writeFile(filepath.Join(dir, out.file), out.data); err != nil {
+			return err
+		}
+		b.man.Outputs = append(b.man.Outputs, manifest.Describe(out.name, out.file, out.data))
+		b.progress("wrote %s, %.1f MB", out.file, float64(len(out.data))/1e6)
+	}
+	enc, err := b.man.Encode()
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, manifest.Name), enc)
+}
+
+// writeFile replaces a file. Its mode does not depend on the umask.
+func writeFile(name string, data []byte) error {
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		return fmt.Errorf("write %q: %w", name, err)
+	}
+	if err := os.Chmod(name, 0o644); err != nil {
+		return fmt.Errorf("set the mode of %q: %w", name, err)
+	}
+	return nil
+}
