@@ -218,7 +218,7 @@ func classify(err error) error {
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return stage.Wrap(stage.DNS, err)
 	}
-	if isTLS(err) {
+	if isTLS(err) || onlyPlain(err) {
 		return stage.Wrap(stage.TLS, err)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
@@ -238,5 +238,13 @@ func isTLS(err error) bool {
 	if _, ok := errors.AsType[tls.AlertError](err); ok {
 		return true
 	}
-	return errors.Is(err, errPlain)
+	return false
+}
+
+// onlyPlain reports whether err is nothing but a request that was refused for
+// want of TLS. The login library tries plain HTTP besides TLS for local
+// addresses; there the error of the latter counts.
+func onlyPlain(err error) bool {
+	_, network := errors.AsType[*net.OpError](err)
+	return errors.Is(err, errPlain) && !network
 }

@@ -72,7 +72,7 @@ func (r Retry) wait(ctx context.Context, attempt int, after time.Duration) error
 
 // worthRetrying tells errors that may pass from those that will not.
 func worthRetrying(ctx context.Context, err error) bool {
-	if ctx.Err() != nil || isTLS(err) {
+	if ctx.Err() != nil || isTLS(err) || onlyPlain(err) {
 		return false
 	}
 	switch stage.Of(err) {
