@@ -19,7 +19,7 @@ TAGS := netgo,osusergo,seccomp,runc_nocriu
 # One fully static binary: cgo for libcontainer's namespace code and libseccomp.
 # No build id and no paths, so that the same sources give the same bytes.
 GUEST_BUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags $(TAGS) \
-  -ldflags '-s -w -buildid= -linkmode external -extldflags -static'
+  -ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"'
 TOOL_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid='
 HOST_TOOLS := mkimage trustee agent/agentctl
 
@@ -53,8 +53,8 @@ deps: ## install the Debian packages of test/packages.txt that are missing
 
 image: deps build ## the guest image of profile dev, in out/image/dev
 	@mkdir -p $(CACHE)
-	$(OUT)/bin/mkimage lock --cache $(CACHE) --out $(OUT)/mkimage.lock
-	$(OUT)/bin/mkimage build --profile dev --cache $(CACHE) --lock $(OUT)/mkimage.lock --binary $(OUT)/bin/cocoon --out $(OUT)/image/dev
+	$(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(CACHE)/mkimage.lock
+	$(OUT)/bin/mkimage build --profile dev --cache $(CACHE) --lock $(CACHE)/mkimage.lock --binary $(OUT)/bin/cocoon --out $(OUT)/image/dev
 
 test: deps race vm ## everything: unit, race and root tests, then the boot of a guest in QEMU
 

@@ -1,0 +1,310 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"cocoon/agent"
+	"cocoon/agent/policy"
+	"cocoon/agent/runtime"
+	"cocoon/attest"
+	"cocoon/attest/tee"
+	"cocoon/cdh"
+	"cocoon/cdh/rest"
+	"cocoon/imagers"
+	"cocoon/internal/config"
+	"cocoon/internal/stage"
+)
+
+// guest holds the parts of the guest role, joined in the order in which the
+// methods of this file stand.
+type guest struct {
+	opt     options
+	profile profile
+	log     *slog.Logger
+	inputs  inputs
+	cfg     *config.Config
+	attest  *attest.Agent
+	hub     *cdh.Hub
+	images  *imagers.Puller
+	policy  *policy.Engine
+	agent   *agent.Agent
+	owner   *ownerLog
+}
+
+// serveGuest brings the parts up and serves until the pod is over, ctx ends or
+// a part fails. No door opens before the policy is in force.
+func serveGuest(ctx context.Context, o options) (err error) {
+	g := &guest{opt: o}
+	if g.profile, err = readProfile(profilePath); err != nil {
+		return err
+	}
+	if g.profile.name != hostProfile && o.any() {
+		return errors.New("flags are for a development machine, not for an image")
+	}
+	g.log = newLog(slog.LevelInfo)
+	for _, step := range []func(context.Context) error{
+		g.readInputs, g.configure, g.startAttestation, g.startHub, g.startPuller, g.loadPolicy, g.startAgent,
+	} {
+		if err := step(ctx); err != nil {
+			return errors.Join(err, g.close(ctx))
+		}
+	}
+	return errors.Join(g.serve(ctx), g.close(ctx))
+}
+
+// configure merges all settings and freezes them.
+func (g *guest) configure(context.Context) error {
+	in := config.Inputs{
+		CmdlineMeasured: g.profile.cmdline,
+		CDH:             g.inputs.cdh,
+		AA:              g.inputs.aa,
+		RegistryAuth:    g.inputs.registryAuth,
+		ReadFile:        os.ReadFile,
+	}
+	if g.profile.cmdline {
+		b, err := os.ReadFile("/proc/cmdline")
+		if err != nil {
+			return fmt.Errorf("read the kernel command line: %w", err)
+		}
+		in.Cmdline = string(b)
+	}
+	if g.profile.environment {
+		in.Env = map[string]string{}
+		for _, e := range os.Environ() {
+			if k, v, ok := strings.Cut(e, "="); ok && strings.HasPrefix(k, "KATA_AGENT_") {
+				in.Env[k] = v
+			}
+		}
+	}
+	cfg, err := config.Load(in)
+	if err != nil {
+		return stage.Wrap(stage.Config, err)
+	}
+	if len(cfg.CDH.Credentials) > 0 {
+		return stage.Errorf(stage.Config, "cdh.toml lists credentials to fetch at start, which this build does not do")
+	}
+	g.cfg = cfg
+	g.log = newLog(cfg.Agent.LogLevel)
+	for _, w := range cfg.Warnings {
+		g.log.Warn("configuration", "warning", w)
+	}
+	for _, k := range cfg.Sources() {
+		g.log.Debug("setting", "key", k, "from", cfg.Source(k))
+	}
+	return nil
+}
+
+// startAttestation finds the TEE and binds the initdata to it. The key broker
+// is not contacted before somebody needs it.
+func (g *guest) startAttestation(ctx context.Context) error {
+	override := g.profile.tee
+	if g.opt.tee != "" {
+		override = g.opt.tee
+	}
+	kind, err := tee.Detect(tee.Platform{Root: "/", Arch: goruntime.GOARCH, Override: override})
+	if err != nil {
+		return err
+	}
+	att, err := tee.New(kind)
+	if err != nil {
+		return stage.Wrap(stage.Evidence, err)
+	}
+	cfg, err := attest.ParseConfig(g.cfg.AA)
+	if err != nil {
+		return stage.Wrap(stage.Config, err)
+	}
+	if err := joinBrokers(&cfg, g.cfg.CDH.KBC); err != nil {
+		return stage.Wrap(stage.Config, err)
+	}
+	deps := attest.Deps{Attester: att, Log: g.log.With("subsystem", "attest")}
+	if d := g.inputs.initdata; d != nil {
+		deps.InitData = d.Raw
+	}
+	if g.attest, err = attest.New(cfg, deps); err != nil {
+		return err
+	}
+	g.log.Info("attestation agent", "tee", g.attest.TEE())
+	return g.bindInitdata(ctx, kind)
+}
+
+// bindInitdata has the TEE confirm the owner's document. Only the sample TEE,
+// which proves nothing anyway, may lack a place for its digest.
+func (g *guest) bindInitdata(ctx context.Context, kind tee.Kind) error {
+	if g.inputs.initdata == nil {
+		return nil
+	}
+	err := g.attest.BindInitData(ctx, g.inputs.initdata.Digest())
+	if errors.Is(err, attest.ErrUnsupported) && kind == tee.Sample {
+		g.log.Warn("the sample TEE confirms no initdata")
+		return nil
+	}
+	return err
+}
+
+// joinBrokers gives attestation and the data hub, whose configurations each
+// name a key broker, the one that both mean.
+func joinBrokers(aa *attest.Config, kbc config.KBC) error {
+	if kbc.Name != config.KBCRemote {
+		return nil
+	}
+	switch {
+	case aa.Tokens.KBS == nil:
+		aa.Tokens.KBS = &attest.KBS{URL: kbc.URL, Cert: kbc.Cert}
+	case strings.TrimRight(aa.Tokens.KBS.URL, "/") != strings.TrimRight(kbc.URL, "/"):
+		return fmt.Errorf("aa.toml names the key broker %q and cdh.toml %q", aa.Tokens.KBS.URL, kbc.URL)
+	case aa.Tokens.KBS.Cert == "":
+		aa.Tokens.KBS.Cert = kbc.Cert
+	}
+	return nil
+}
+
+func (g *guest) startHub(context.Context) error {
+	var broker cdh.Broker = g.attest
+	log := g.log.With("subsystem", "cdh")
+	if g.cfg.CDH.KBC.Name == config.KBCOffline {
+		broker = cdh.NewOffline(cdh.OfflineFiles(), log)
+	}
+	g.hub = cdh.New(cdh.Config{SkipSealedSecretVerification: g.cfg.CDH.SkipSealedSecretVerification}, cdh.Deps{Broker: broker, Log: log})
+	return nil
+}
+
+func (g *guest) startPuller(context.Context) (err error) {
+	im := g.cfg.CDH.Image
+	g.images, err = imagers.New(imagers.Config{
+		WorkDir:       g.path(im.WorkDir),
+		ExtraRootsPEM: im.ExtraRoots,
+		Proxy:         imagers.Proxy{HTTPS: im.Proxy.HTTPS, HTTP: im.Proxy.HTTP, NoProxy: im.Proxy.No},
+		MaxConcurrent: min(im.MaxConcurrentDownloads, goruntime.GOMAXPROCS(0)),
+		AuthURI:       im.RegistryAuthURI,
+		PolicyURI:     im.SecurityPolicyURI,
+		Policy:        im.SecurityPolicy,
+		Log:           g.log.With("subsystem", "image"),
+	}, imagers.Deps{Keys: g.hub, Resources: resources{g.hub}})
+	return err
+}
+
+// loadPolicy puts the owner's policy in force, or that of the image. With
+// neither the door stays closed.
+func (g *guest) loadPolicy(ctx context.Context) (err error) {
+	if g.owner, err = openOwnerLog(g.path("/run/cocoon/owner.jsonl")); err != nil {
+		return err
+	}
+	g.policy = policy.New(policy.Config{
+		Log:          g.log.With("subsystem", "policy"),
+		Owner:        slog.New(slog.NewJSONHandler(g.owner, nil)),
+		OnDeniedRead: func(_ context.Context, s policy.Stream) { g.agent.Drain(s.ContainerID, s.ExecID, s.Stderr) },
+	})
+	text := g.inputs.policy
+	if text == nil {
+		g.log.Warn("no policy: every request is refused")
+		return nil
+	}
+	if err := g.policy.Load(ctx, string(text.Data)); err != nil {
+		return stage.Errorf(stage.Policy, "policy from %s: %w", text.From, err)
+	}
+	g.log.Info("policy in force", "from", text.From)
+	return nil
+}
+
+func (g *guest) startAgent(context.Context) error {
+	rt, err := runtime.New(runtime.Config{
+		StateDir: g.path(runtime.DefaultStateDir),
+		PipeSize: g.cfg.Agent.ContainerPipeSize,
+		Log:      g.log.With("subsystem", "runtime"),
+	})
+	if err != nil {
+		return err
+	}
+	paths := agent.DefaultPaths()
+	if g.opt.root != "" {
+		paths = agent.PathsBelow(g.opt.root)
+	}
+	g.agent, err = agent.New(agent.Deps{
+		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images}, Unsealer: g.hub,
+		Paths: paths, SupportsSeccomp: true, Log: g.log.With("subsystem", "rpc"),
+	})
+	return err
+}
+
+// serve opens all doors and waits until the pod is over.
+func (g *guest) serve(ctx context.Context) error {
+	doors, err := g.open(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.attest.Serve(ctx, doors.aa) })
+	group.Go(func() error { return g.hubServer().Serve(ctx, doors.cdh) })
+	group.Go(func() error { return g.serveREST(ctx, doors.rest) })
+	group.Go(func() error {
+		// The end of the sandbox is the end of the guest.
+		defer cancel()
+		return g.agent.Serve(ctx, doors.agent, g.inputs.rewrite...)
+	})
+	g.logReady()
+	return group.Wait()
+}
+
+func (g *guest) hubServer() *cdh.Server {
+	return &cdh.Server{Hub: g.hub, Timeout: g.cfg.Agent.CDHTimeout, Pull: func(ctx context.Context, image, bundle string) (string, error) {
+		r, err := g.images.Pull(ctx, imagers.Request{Image: image, Bundle: bundle})
+		return r.ManifestDigest.String(), err
+	}}
+}
+
+func (g *guest) serveREST(ctx context.Context, l net.Listener) error {
+	return rest.Serve(ctx, l, rest.Config{
+		Features: rest.Features(g.restFeatures()), Version: version, TEE: g.attest.TEE(), AdditionalTEEs: g.attest.AdditionalTEEs(),
+	}, rest.Deps{Resources: g.hub, Attester: g.attest, Log: g.log.With("subsystem", "rest")})
+}
+
+// restFeatures is what the configuration says; peer pods get everything, as
+// from their stock image.
+func (g *guest) restFeatures() config.Features {
+	if g.profile.podVM {
+		return config.FeatureAll
+	}
+	return g.cfg.Agent.RESTFeatures
+}
+
+// close gives up what the parts hold. Parts that were not reached are nil.
+func (g *guest) close(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs []error
+	if g.agent != nil {
+		errs = append(errs, g.agent.Close(ctx))
+	}
+	if g.images != nil {
+		errs = append(errs, g.images.Close())
+	}
+	if g.attest != nil {
+		errs = append(errs, g.attest.Close())
+	}
+	if g.owner != nil {
+		errs = append(errs, g.owner.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// path puts an absolute path below the directory that --root names.
+func (g *guest) path(p string) string {
+	if g.opt.root == "" {
+		return p
+	}
+	return filepath.Join(g.opt.root, p)
+}

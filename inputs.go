@@ -1,0 +1,78 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/containerd/ttrpc"
+
+	"cocoon/internal/bounded"
+	"cocoon/internal/config"
+	"cocoon/internal/initdata"
+)
+
+// defaultPolicyPath is the policy of the image, measured with it.
+const defaultPolicyPath = "/etc/kata-opa/default-policy.rego"
+
+// maxInput bounds each configuration file.
+const maxInput = 16 << 20
+
+// inputs is what the guest is configured with, from wherever its profile takes
+// it.
+type inputs struct {
+	aa, cdh, policy *config.File
+	registryAuth    string // URI
+	initdata        *initdata.Document
+	rewrite         []ttrpc.UnaryServerInterceptor
+	pod             *pod // nil unless this is a pod VM
+}
+
+// readInputs collects the configuration: from user-data in a pod VM, from
+// flags on a development machine.
+func (g *guest) readInputs(ctx context.Context) error {
+	if g.profile.podVM {
+		if err := g.provision(ctx); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		path string
+		into **config.File
+	}{{g.opt.aa, &g.inputs.aa}, {g.opt.cdh, &g.inputs.cdh}, {g.opt.policy, &g.inputs.policy}} {
+		if f.path == "" {
+			continue
+		}
+		file, err := readInput(f.path)
+		if err != nil {
+			return err
+		}
+		*f.into = file
+	}
+	if g.inputs.policy != nil || g.profile.name == hostProfile {
+		return nil
+	}
+	file, err := readInput(defaultPolicyPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	g.inputs.policy = file
+	return err
+}
+
+func readInput(path string) (*config.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	b, err := bounded.ReadAll(f, maxInput)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read configuration %q: %w", path, err)
+	}
+	return &config.File{Data: b, From: config.Source(path)}, nil
+}

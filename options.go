@@ -1,0 +1,63 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"cocoon/internal/config"
+)
+
+// options are the flags of the guest role. PID 1 passes none; they are for a
+// run on a development machine.
+type options struct {
+	listen string // address, overrides the configuration
+	policy string // file with the policy in force at start
+	aa     string // aa.toml
+	cdh    string // cdh.toml
+	root   string // everything that is written lies below it
+	tee    string // platform, instead of detection
+	rest   string // address of the REST API
+}
+
+func parseOptions(args []string, errs io.Writer) (options, error) {
+	var o options
+	f := flag.NewFlagSet("cocoon guest", flag.ContinueOnError)
+	f.SetOutput(errs)
+	f.StringVar(&o.listen, "agent-listen", "", "serve the agent at `address`: unix:///path, tcp://ip:port or vsock://cid:port")
+	f.StringVar(&o.policy, "policy", "", "`file` with the policy to start with; without one every request is refused")
+	f.StringVar(&o.aa, "aa-config", "", "aa.toml `file`")
+	f.StringVar(&o.cdh, "cdh-config", "", "cdh.toml `file`")
+	f.StringVar(&o.root, "root", "", "write below `dir` instead of /run")
+	f.StringVar(&o.tee, "tee", "", "attest as `platform` instead of detecting it; sample proves nothing")
+	f.StringVar(&o.rest, "rest-listen", "", "loopback `address` of the REST API, default 127.0.0.1:8006")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		err := fmt.Errorf("unexpected argument %q", f.Arg(0))
+		fmt.Fprintf(errs, "cocoon guest: %v\n", err)
+		return o, err
+	}
+	if o.listen != "" {
+		if _, err := config.ParseAddress(o.listen); err != nil {
+			fmt.Fprintf(errs, "cocoon guest: --agent-listen: %v\n", err)
+			return o, err
+		}
+	}
+	if o.root != "" {
+		abs, err := filepath.Abs(o.root)
+		if err != nil {
+			return o, err
+		}
+		o.root = abs
+	}
+	return o, nil
+}
+
+// any tells whether a flag was given.
+func (o options) any() bool { return o != (options{}) }

@@ -1,0 +1,109 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"cocoon/agent/podvm"
+	"cocoon/internal/config"
+	"cocoon/internal/stage"
+)
+
+// Devices of a virtual machine may appear a moment after their drivers.
+const (
+	diskWait  = 5 * time.Second
+	diskRetry = 50 * time.Millisecond
+)
+
+// pod is what a peer-pod VM has beside the common parts.
+type pod struct {
+	apf   *podvm.APF
+	netNS string // network namespace of all containers
+}
+
+// provision configures a pod VM from its user-data and makes the pod's network
+// namespace.
+func (g *guest) provision(ctx context.Context) error {
+	data, disk, err := findUserData(ctx)
+	if err != nil {
+		return stage.Wrap(stage.UserData, err)
+	}
+	p, err := podvm.Parse(data, podvm.Options{Unmeasured: g.profile.unmeasured})
+	if err != nil {
+		return fmt.Errorf("user-data of %s: %w", disk, err)
+	}
+	for _, name := range p.Skipped {
+		g.log.Warn("user-data names a file that it may not write", "path", name)
+	}
+	if p.Scratch {
+		return stage.Errorf(stage.UserData, "user-data asks for an encrypted image store, which this build does not have")
+	}
+	if err := p.Write(podvm.Dir); err != nil {
+		return stage.Wrap(stage.UserData, err)
+	}
+	g.takeProvision(p)
+	return g.makePod(p)
+}
+
+func findUserData(ctx context.Context) (data []byte, disk string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, diskWait)
+	defer cancel()
+	for {
+		data, disk, err = podvm.Disks{}.UserData()
+		if !errors.Is(err, podvm.ErrNoUserData) {
+			return data, disk, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, "", err
+		case <-time.After(diskRetry):
+		}
+	}
+}
+
+// takeProvision notes what the user-data configures.
+func (g *guest) takeProvision(p *podvm.Provision) {
+	from := config.Source("user-data")
+	if p.HasInitdata {
+		from = "initdata"
+		g.inputs.initdata = p.Initdata
+	}
+	file := func(b []byte) *config.File {
+		if b == nil {
+			return nil
+		}
+		return &config.File{Data: b, From: from}
+	}
+	g.inputs.aa, g.inputs.cdh, g.inputs.policy = file(p.AA), file(p.CDH), file(p.Policy)
+	if p.Auth != nil {
+		g.inputs.registryAuth = "file://" + podvm.Dir + "/auth.json"
+	}
+}
+
+func (g *guest) makePod(p *podvm.Provision) error {
+	apf, err := podvm.ParseAPF(p.APF)
+	if err != nil {
+		return stage.Wrap(stage.UserData, err)
+	}
+	g.inputs.pod = &pod{apf: apf, netNS: podvm.DefaultNetNS}
+	if err := podvm.MakeNetNS(podvm.DefaultNetNS); err != nil {
+		return err
+	}
+	if apf.PodNetwork != nil {
+		if err := podvm.ConnectPod(podvm.DefaultNetNS, apf.PodNetwork, g.log); err != nil {
+			return err
+		}
+	} else {
+		g.log.Warn("user-data describes no pod network: the pod has loopback only")
+	}
+	rewriter := podvm.Rewriter{NetNS: podvm.DefaultNetNS, Log: g.log}
+	g.inputs.rewrite = []ttrpc.UnaryServerInterceptor{rewriter.Intercept}
+	return nil
+}
