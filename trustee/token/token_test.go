@@ -169,6 +169,51 @@ func TestEndorsementOfTheKeyInTheHeader(t *testing.T) {
 	}
 }
 
+func TestTheKeyInTheHeaderIsThatOfItsCertificate(t *testing.T) {
+	t.Parallel()
+	key, cert := issue(t, elliptic.P256())
+	other, _ := issue(t, elliptic.P256())
+	trust := NewTrust([]*x509.Certificate{cert}, fixed)
+	for name, tc := range map[string]struct {
+		k    jose.JSONWebKey
+		good bool
+	}{
+		"its own":        {jose.JSONWebKey{Key: &key.PublicKey, Certificates: []*x509.Certificate{cert}}, true},
+		"another":        {jose.JSONWebKey{Key: &other.PublicKey, Certificates: []*x509.Certificate{cert}}, false},
+		"symmetric":      {jose.JSONWebKey{Key: []byte("secret"), Certificates: []*x509.Certificate{cert}}, false},
+		"no certificate": {jose.JSONWebKey{Key: &key.PublicKey}, false},
+	} {
+		if err := trust.endorsed(&tc.k); tc.good != (err == nil) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestTheKeyInTheHeaderNamesTheAlgorithm(t *testing.T) {
+	t.Parallel()
+	key, cert := issue(t, elliptic.P256())
+	trust := NewTrust([]*x509.Certificate{cert}, fixed)
+	for alg, good := range map[string]bool{"ES256": true, "ES384": false, "": false} {
+		jwk := jose.JSONWebKey{Key: &key.PublicKey, Algorithm: alg, Certificates: []*x509.Certificate{cert}}
+		opts := (&jose.SignerOptions{}).WithHeader("jwk", jwk)
+		s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		jws, err := s.Sign(fmt.Appendf(nil, `{"exp":%d}`, fixed().Unix()+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		compact, err := jws.CompactSerialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := trust.Verify(compact); good != (err == nil) {
+			t.Errorf("alg %q: error %v", alg, err)
+		}
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	s, cert := signer(f, fixed)
 	compact, err := s.Sign(map[string]any{"submods": map[string]any{}})
