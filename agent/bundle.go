@@ -34,29 +34,11 @@ func (s *sandbox) makeBundle(id string) error {
 	if err := os.MkdirAll(s.paths.Run, 0o755); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
-	if err := removeTree(dir); err != nil {
+	if err := storage.RemoveTree(dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
-	}
-	return nil
-}
-
-// removeTree removes a directory below the run directory. It refuses with
-// storage.ErrMounted when something is mounted in it. That it does not exist
-// is no error.
-func removeTree(dir string) error {
-	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
-	if err != nil {
-		return fmt.Errorf("find %q: %w", filepath.Dir(dir), err)
-	}
-	dir = filepath.Join(parent, filepath.Base(dir))
-	if err := storage.RefuseMounts(dir); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove %q: %w", dir, err)
 	}
 	return nil
 }

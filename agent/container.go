@@ -13,6 +13,7 @@ import (
 
 	"cocoon/agent/runtime"
 	"cocoon/agent/runtime/ocipb"
+	"cocoon/agent/storage"
 	"cocoon/internal/stage"
 	"cocoon/internal/wire/agentpb"
 )
@@ -97,7 +98,7 @@ func (s *sandbox) remove(ctx context.Context, c *container) error {
 	if err := s.storages.Detach(ctx, c.id); err != nil {
 		return fmt.Errorf("remove container %q: %w", c.id, err)
 	}
-	if err := removeTree(s.paths.bundle(c.id)); err != nil {
+	if err := storage.RemoveTree(s.paths.bundle(c.id)); err != nil {
 		return fmt.Errorf("remove container %q: %w", c.id, err)
 	}
 	err := s.leavePod(c)

@@ -16,6 +16,7 @@ import (
 
 	"cocoon/agent/runtime"
 	"cocoon/agent/runtime/ocipb"
+	"cocoon/agent/storage"
 	"cocoon/internal/stage"
 	"cocoon/internal/wire/agentpb"
 )
@@ -76,7 +77,7 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	if err := s.makeBundle(c.id); err != nil {
 		return err
 	}
-	done.add(func(context.Context) error { return removeTree(s.paths.bundle(c.id)) })
+	done.add(func(context.Context) error { return storage.RemoveTree(s.paths.bundle(c.id)) })
 	// Noted first: what a step in the middle has attached is released as well.
 	done.add(func(ctx context.Context) error { return s.storages.Detach(ctx, c.id) })
 	if err := s.storages.Attach(ctx, c.id, r.GetStorages()); err != nil {

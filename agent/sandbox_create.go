@@ -127,7 +127,7 @@ func (s *sandbox) resetRunDir() error {
 		if !e.IsDir() || e.Name() == "image" || s.known(e.Name()) {
 			continue
 		}
-		err := removeTree(s.paths.bundle(e.Name()))
+		err := storage.RemoveTree(s.paths.bundle(e.Name()))
 		if errors.Is(err, storage.ErrMounted) {
 			s.log.Warn("a stale directory stays because something is mounted in it", "name", e.Name())
 			continue

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
@@ -136,20 +135,8 @@ func (m *Manager) pauseRoot(bundle string) (_ releaseFunc, err error) {
 		}
 		// Mount points that the runtime made for /proc and the like are empty
 		// directories of ours; the tree holds nothing else.
-		return removeOwnTree(path.Dir(real))
+		return RemoveTree(path.Dir(real))
 	}, nil
-}
-
-// removeOwnTree removes a tree on the run directory's own file system. It
-// refuses when something is still mounted in it.
-func removeOwnTree(dir string) error {
-	if err := RefuseMounts(dir); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove %q: %w", dir, err)
-	}
-	return nil
 }
 
 // ParsePullOption finds the image metadata in a storage's driver options. The
