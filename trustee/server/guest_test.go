@@ -27,6 +27,7 @@ type guest struct {
 	url    string
 	http   *http.Client
 	key    *ecdsa.PrivateKey
+	point  []byte // the public half, uncompressed
 	cookie string
 	nonce  string
 	token  string
@@ -41,7 +42,8 @@ func (b *broker) guest(t testing.TB) *guest {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	t.Cleanup(tr.CloseIdleConnections)
 	key := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	return &guest{url: b.url, http: &http.Client{Transport: tr}, key: key}
+	point := must[[]byte](t)(key.PublicKey.Bytes())
+	return &guest{url: b.url, http: &http.Client{Transport: tr}, key: key, point: point}
 }
 
 // answer is what came back.
@@ -121,8 +123,7 @@ func (g *guest) auth(t testing.TB, version, tee string) answer {
 
 func (g *guest) jwk() string {
 	enc := base64.RawURLEncoding.EncodeToString
-	x, y := g.key.X.FillBytes(make([]byte, 32)), g.key.Y.FillBytes(make([]byte, 32))
-	return fmt.Sprintf(`{"alg":"ECDH-ES+A256KW","crv":"P-256","kty":"EC","x":%q,"y":%q}`, enc(x), enc(y))
+	return fmt.Sprintf(`{"alg":"ECDH-ES+A256KW","crv":"P-256","kty":"EC","x":%q,"y":%q}`, enc(g.point[1:33]), enc(g.point[33:]))
 }
 
 // attempt is one POST /attest, of which tests change parts.
@@ -199,7 +200,7 @@ func (g *guest) open(t testing.TB, a answer) string {
 	if a.status != http.StatusOK || a.header.Get("Content-Type") != "application/json" {
 		t.Fatalf("resource: %d %s", a.status, a.body)
 	}
-	jwe := must[*jose.JSONWebEncryption](t)(jose.ParseEncrypted(string(a.body), []jose.KeyAlgorithm{jose.ECDH_ES_A256KW}, []jose.ContentEncryption{jose.A256GCM}))
+	jwe := must[*jose.JSONWebEncryption](t)(jose.ParseEncryptedJSON(string(a.body), []jose.KeyAlgorithm{jose.ECDH_ES_A256KW}, []jose.ContentEncryption{jose.A256GCM}))
 	return string(must[[]byte](t)(jwe.Decrypt(g.key)))
 }
 
