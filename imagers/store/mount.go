@@ -176,6 +176,11 @@ func (o *overlay) mountByConfig() (err error) {
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
+		// Kernels whose overlayfs has not been moved to this API take every
+		// option as text and only find out here.
+		if errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("%w: %w", errNoConfig, err)
+		}
 		return fmt.Errorf("create file system: %w", err)
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
