@@ -13,11 +13,14 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 )
 
+const initPipe = "_LIBCONTAINER_INITPIPE"
+
 // init diverts the process that libcontainer re-executes to become a
-// container's init, before anything else of ours runs. PID 1 is never that
-// process: its arguments come from the kernel command line.
+// container's init, before anything else of ours runs. It may be PID 1 of a new
+// namespace; the variable, which the C constructor goes by as well, tells it
+// from PID 1 of the machine.
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getpid() != 1 && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv(initPipe) != "" {
 		libcontainer.Init()
 	}
 }
