@@ -94,15 +94,14 @@ func Start(ctx context.Context, dir string, o Options) (*Guest, error) {
 
 // freePorts picks a port of the host for each of the guest. Another program may
 // take one before QEMU does; QEMU then says so and ends.
-func freePorts(guest []int) ([]qemu.Forward, error) {
-	var fs []qemu.Forward
+func freePorts(guest []int) (fs []qemu.Forward, err error) {
 	for _, p := range guest {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		// All stay open until the last is found, so that none comes twice.
-		defer l.Close()
+		defer func() { err = errors.Join(err, l.Close()) }()
 		fs = append(fs, qemu.Forward{HostPort: l.Addr().(*net.TCPAddr).Port, GuestPort: p})
 	}
 	return fs, nil

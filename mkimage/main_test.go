@@ -1,0 +1,97 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoon/mkimage/image"
+	"cocoon/mkimage/manifest"
+)
+
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestWrongUseIsAnErrorThatSaysWhat(t *testing.T) {
+	dir := t.TempDir()
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no binary":       {[]string{"build", "--out", dir}, "binary"},
+		"no output":       {[]string{"build", "--binary", "x"}, "out"},
+		"no kernel":       {[]string{"build", "--binary", "x", "--out", dir}, "neither a kernel package"},
+		"unknown profile": {[]string{"build", "--binary", "x", "--out", dir, "--profile", "prod"}, "unknown profile"},
+		"two kernels":     {[]string{"build", "--binary", "x", "--out", dir, "--lock", "l", "--kernel-deb", "d"}, "already names the kernel"},
+		"absent lock":     {[]string{"build", "--binary", "x", "--out", dir, "--lock", filepath.Join(dir, "l")}, "read the lock"},
+		"absent package":  {[]string{"build", "--binary", "x", "--out", dir, "--kernel-deb", filepath.Join(dir, "k.deb")}, "k.deb"},
+		"lock nowhere":    {[]string{"lock"}, "lock"},
+		"inspect nothing": {[]string{"inspect", dir}, "manifest.json"},
+		"boot nothing":    {[]string{"boot", dir}, "manifest.json"},
+		"no such profile": {[]string{"profiles", "x"}, "unknown profile"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if out, err := run(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q; output %q", err, tc.want, out)
+			}
+		})
+	}
+	t.Setenv("SOURCE_DATE_EPOCH", "soon")
+	if _, err := run(t, "build", "--binary", "x", "--out", dir); err == nil || !strings.Contains(err.Error(), "SOURCE_DATE_EPOCH") {
+		t.Errorf("a malformed SOURCE_DATE_EPOCH gives %v", err)
+	}
+}
+
+func TestProfilesArePrinted(t *testing.T) {
+	t.Parallel()
+	if out, err := run(t, "profiles"); err != nil || !strings.HasPrefix(out, "dev ") {
+		t.Errorf("got %q, %v", out, err)
+	}
+	if out, err := run(t, "profiles", "dev"); err != nil || !strings.Contains(out, `"console=ttyS0"`) {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestInspectShowsWhatIsInTheImage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	initrd, err := os.ReadFile("testdata/tiny.cpio")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := manifest.Manifest{
+		Schema: manifest.Schema, Profile: "dev", Cmdline: "quiet",
+		Outputs: []manifest.File{manifest.Describe(image.InitrdName, image.InitrdFile, initrd)},
+	}
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{manifest.Name: b, image.InitrdFile: initrd} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := run(t, "inspect", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"profile dev", "command line quiet", "040755", "  dev/console", "5:1", "etc/x -> /run/x", "  init "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+}
