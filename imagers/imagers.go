@@ -86,6 +86,7 @@ type Puller struct {
 	registry *registry.Client
 	store    *store.Store
 	slots    *semaphore.Weighted // one per layer that is being unpacked
+	decoders unpack.Decoders
 
 	setup    *semaphore.Weighted // held while settings are fetched; a lock that ctx can leave
 	settings *settings           // guarded by setup

@@ -190,7 +190,7 @@ func (p *Puller) fill(ctx context.Context, repo *registry.Repository, l *registr
 			return res, err
 		}
 	}
-	res, err = unpack.Layer(ctx, root, plain, unpack.Options{DiffID: l.DiffID, Limits: p.config.Limits})
+	res, err = unpack.Layer(ctx, root, plain, unpack.Options{DiffID: l.DiffID, Limits: p.config.Limits, Decoders: &p.decoders})
 	if errors.Is(err, unpack.ErrCorrupt) {
 		// A wrong key or a changed blob shows as garbage first; its own
 		// verdict, at the end, says what was really wrong.

@@ -7,8 +7,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -66,7 +68,7 @@ func (p *plainReader) Read(b []byte) (int, error) {
 // decompress looks at the first bytes of r and returns the uncompressed
 // stream. The media type is not asked: registries are known to mislabel, and
 // the diff id decides in the end.
-func decompress(r *bufio.Reader, lim Limits) (io.ReadCloser, error) {
+func decompress(r *bufio.Reader, lim Limits, d *Decoders) (io.ReadCloser, error) {
 	magic, err := r.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -79,16 +81,49 @@ func decompress(r *bufio.Reader, lim Limits) (io.ReadCloser, error) {
 		}
 		return z, nil
 	case isZstd(magic):
-		// One goroutine per layer: the layers run side by side already.
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(lim.Window))
-		if err != nil {
-			return nil, corrupt("read zstd header", err)
-		}
-		return z.IOReadCloser(), nil
+		return d.open(r, lim.Window)
 	default:
 		return io.NopCloser(r), nil
 	}
+}
+
+// Decoders lends zstd decoders from layer to layer: each has a window of many
+// megabytes, which would be garbage after every layer otherwise. The zero
+// value is ready; all layers that use one must have the same Limits.Window.
+type Decoders struct{ pool sync.Pool }
+
+// open returns the decompressed stream of r. Closing it gives its decoder
+// back.
+func (d *Decoders) open(r io.Reader, window uint64) (io.ReadCloser, error) {
+	z, ok := d.pool.Get().(*zstd.Decoder)
+	if !ok {
+		var err error
+		// One goroutine per layer: the layers run side by side already.
+		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+		if err != nil {
+			return nil, fmt.Errorf("make zstd decoder: %w", err)
+		}
+	}
+	if err := z.Reset(r); err != nil {
+		z.Close()
+		return nil, corrupt("read zstd header", err)
+	}
+	return &lent{z, d}, nil
+}
+
+// lent is a decoder in use.
+type lent struct {
+	*zstd.Decoder
+	from *Decoders
+}
+
+// Close gives the decoder back, without its source.
+func (l *lent) Close() error {
+	if err := l.Reset(nil); err != nil {
+		return err
+	}
+	l.from.pool.Put(l.Decoder)
+	return nil
 }
 
 // isZstd tells a zstd frame, or a skippable frame in front of one (RFC 8878).

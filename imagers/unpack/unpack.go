@@ -100,6 +100,8 @@ func (l *Limits) check(out, in int64) error {
 type Options struct {
 	DiffID digest.Digest // of the uncompressed tar, sha256 or sha512; required
 	Limits Limits
+	// Decoders, if not nil, keeps decoders for the next layer.
+	Decoders *Decoders
 }
 
 // Result describes an unpacked layer.
@@ -119,18 +121,21 @@ type Result struct {
 //
 // Errors of blob are passed on; own errors wrap ErrCorrupt, ErrRefused,
 // ErrLimit, ErrDiffID or the kernel's errno.
-func Layer(ctx context.Context, root *safepath.Root, blob io.Reader, o Options) (Result, error) {
+func Layer(ctx context.Context, root *safepath.Root, blob io.Reader, o Options) (res Result, err error) {
 	lim := o.Limits.withDefaults()
 	if err := checkDiffID(o.DiffID); err != nil {
 		return Result{}, err
 	}
 	in := &counter{r: blob}
 	raw := bufio.NewReaderSize(in, streamBuffer)
-	plain, err := decompress(raw, lim)
+	if o.Decoders == nil {
+		o.Decoders = &Decoders{}
+	}
+	plain, err := decompress(raw, lim, o.Decoders)
 	if err != nil {
 		return Result{}, in.cause(err)
 	}
-	defer plain.Close()
+	defer func() { err = errors.Join(err, plain.Close()) }()
 	sum := o.DiffID.Algorithm().Hash()
 	out := &plainReader{r: plain, sum: sum, in: in, lim: &lim}
 	a := newApplier(root, &lim, in)
