@@ -328,6 +328,18 @@ func TestARootIsTakenFromTheRunDirectoryOnly(t *testing.T) {
 	}
 }
 
+func TestAStorageDoesNotReachIntoAnotherContainer(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, guestOptions{})
+	g.created(t, g.container("victim", "true"))
+	for _, point := range []string{g.paths.bundle("victim"), g.paths.bundle("victim") + "/rootfs/bin"} {
+		r := g.container("c1", "true")
+		r.Storages = append(r.Storages, &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: point})
+		_, err := g.CreateContainer(limited(t), r)
+		wantStatus(t, err, codes.InvalidArgument, `in the bundle of container "victim"`)
+	}
+}
+
 func TestHostileStreamLengths(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t, guestOptions{})

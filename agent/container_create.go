@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -69,6 +70,9 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	if err != nil {
 		return err
 	}
+	if err := s.checkPlaces(c.id, r.GetStorages()); err != nil {
+		return err
+	}
 	pod, err := s.joinPod(r.GetSandboxPidns())
 	if err != nil {
 		return err
@@ -96,6 +100,21 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	}
 	done.add(rt.Delete)
 	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r)})
+}
+
+// checkPlaces refuses a storage that would be mounted in another container's
+// bundle.
+func (s *sandbox) checkPlaces(id string, list []*agentpb.Storage) error {
+	for _, st := range list {
+		rel, ok := strings.CutPrefix(st.GetMountPoint(), s.paths.Run+"/")
+		if !ok {
+			continue // the storage manager refuses it, with the reason
+		}
+		if first, _, _ := strings.Cut(rel, "/"); first != id && s.known(first) {
+			return fmt.Errorf("storage %q in the bundle of container %q: %w", st.GetDriver(), first, ErrInvalid)
+		}
+	}
+	return nil
 }
 
 // adapt replaces what the guest decides for itself: the pause process, sealed

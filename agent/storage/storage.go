@@ -65,6 +65,8 @@ type Manager struct {
 
 // entry is one mount point in use.
 type entry struct {
+	driver   string
+	source   string
 	refs     int
 	shared   bool
 	ready    chan struct{} // closed when the driver has finished, well or not
@@ -163,7 +165,9 @@ func (m *Manager) attachOne(ctx context.Context, owner string, s *agentpb.Storag
 }
 
 // acquire counts a use of the storage's mount point. first is true when the
-// caller has to do the work.
+// caller has to do the work. What is attached there already has to be the same
+// storage, and never a container's root: else one request could give another
+// container a root of the host's choice in place of its image.
 func (m *Manager) acquire(ctx context.Context, owner string, s *agentpb.Storage) (e *entry, first bool, err error) {
 	point := s.GetMountPoint()
 	for {
@@ -181,9 +185,12 @@ func (m *Manager) acquire(ctx context.Context, owner string, s *agentpb.Storage)
 		}
 	}
 	defer m.mu.Unlock()
+	if e != nil && (e.driver != s.GetDriver() || e.source != s.GetSource() || e.driver == DriverImagePull) {
+		return nil, false, fmt.Errorf("storage %q: another storage is attached at %q: %w", s.GetDriver(), point, ErrInvalid)
+	}
 	if e == nil {
 		first = true
-		e = &entry{shared: s.GetShared(), ready: make(chan struct{})}
+		e = &entry{driver: s.GetDriver(), source: s.GetSource(), shared: s.GetShared(), ready: make(chan struct{})}
 		m.entries[point] = e
 		m.order = append(m.order, point)
 	}

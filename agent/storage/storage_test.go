@@ -257,6 +257,31 @@ func TestAMountPointIsReleasedAfterItsLastUser(t *testing.T) {
 	gone(t, p)
 }
 
+func TestAnotherStorageDoesNotTakeAMountPoint(t *testing.T) {
+	t.Parallel()
+	f := &fakePuller{}
+	m, run := newManager(t, f)
+	write(t, run+"/evil/bin/sh", "host's program")
+	attach(t, m, "c1", &agentpb.Storage{Driver: "bind", Source: run + "/evil", MountPoint: run + "/c2/rootfs"})
+	image := &agentpb.Storage{
+		Driver: DriverImagePull, Source: "example.com/app:1", MountPoint: run + "/c2/rootfs", DriverOptions: []string{`image_guest_pull={}`},
+	}
+	for name, s := range map[string]*agentpb.Storage{
+		"an image":       image,
+		"another driver": tmpfs(run + "/c2/rootfs"),
+		"another source": {Driver: "bind", Source: run, MountPoint: run + "/c2/rootfs"},
+	} {
+		if err := m.Attach(t.Context(), "c2", []*agentpb.Storage{s}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		}
+	}
+	detach(t, m, "c1")
+	attach(t, m, "c2", image)
+	if err := m.Attach(t.Context(), "c2", []*agentpb.Storage{image}); !errors.Is(err, ErrInvalid) || len(f.pulls) != 1 {
+		t.Errorf("the same image twice: %v, %d pulls", err, len(f.pulls))
+	}
+}
+
 func TestASharedStorageStaysUntilTheEnd(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)
