@@ -91,6 +91,12 @@ func TestAContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		"the guest's mount namespace": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Linux.Namespaces[2].Path = "/proc/1/ns/mnt"
 		}, codes.InvalidArgument, "path of the mount namespace"},
+		"a hook in the guest": {func(r *agentpb.CreateContainerRequest) {
+			r.OCI.Hooks = &agentpb.Hooks{Prestart: []*agentpb.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "id"}}}}
+		}, codes.Unimplemented, "hooks"},
+		"a poststop hook": {func(r *agentpb.CreateContainerRequest) {
+			r.OCI.Hooks = &agentpb.Hooks{Poststop: []*agentpb.Hook{{Path: "/bin/sh"}}}
+		}, codes.Unimplemented, "hooks"},
 		"no mount namespace": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Linux.Namespaces = r.OCI.Linux.Namespaces[:2]
 		}, codes.Internal, "mount namespace"},

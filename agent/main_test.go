@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	logrus.SetOutput(io.Discard)
 	code := m.Run()
 	removeCgroupParents()
-	if file, err := pauseProgram(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(file))
+	if pauseDir != "" {
+		_ = os.RemoveAll(pauseDir)
 	}
 	if err := goleak.Find(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// pauseDir is where pauseProgram has built, for TestMain to remove.
+var pauseDir string
+
 // pauseProgram builds a static pause program, once for all tests; the test
 // binary itself needs shared libraries, which an empty root does not have.
 var pauseProgram = sync.OnceValues(func() (string, error) {
@@ -47,6 +50,7 @@ var pauseProgram = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	pauseDir = dir
 	file := filepath.Join(dir, "pause")
 	cmd := exec.Command("go", "build", "-o", file, "./pause/testdata/pause")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
