@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,7 +27,12 @@ import (
 	"cocoon/imagers"
 	"cocoon/internal/config"
 	"cocoon/internal/stage"
+	"cocoon/rootfs/boot"
 )
+
+// credentialRetry is the pause between attempts to fetch credentials; each
+// attempt has the key broker client's own retries.
+const credentialRetry = 15 * time.Second
 
 // guest holds the parts of the guest role, joined in the order in which the
 // methods of this file stand.
@@ -42,6 +48,7 @@ type guest struct {
 	policy  *policy.Engine
 	agent   *agent.Agent
 	owner   *ownerLog
+	steps   []boot.Timing // of this role, in order
 }
 
 // serveGuest brings the parts up and serves until the pod is over, ctx ends or
@@ -55,12 +62,23 @@ func serveGuest(ctx context.Context, o options) (err error) {
 		return errors.New("flags are for a development machine, not for an image")
 	}
 	g.log = newLog(slog.LevelInfo)
-	for _, step := range []func(context.Context) error{
-		g.readInputs, g.configure, g.startAttestation, g.startHub, g.startPuller, g.loadPolicy, g.startAgent,
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"inputs", g.readInputs},
+		{"configuration", g.configure},
+		{"attestation agent", g.startAttestation},
+		{"data hub", g.startHub},
+		{"image puller", g.startPuller},
+		{"policy", g.loadPolicy},
+		{"agent", g.startAgent},
 	} {
-		if err := step(ctx); err != nil {
+		start := time.Now()
+		if err := step.run(ctx); err != nil {
 			return errors.Join(err, g.close(ctx))
 		}
+		g.steps = append(g.steps, boot.Timing{Name: step.name, Micros: time.Since(start).Microseconds()})
 	}
 	return errors.Join(g.serve(ctx), g.close(ctx))
 }
@@ -92,9 +110,6 @@ func (g *guest) configure(context.Context) error {
 	cfg, err := config.Load(in)
 	if err != nil {
 		return stage.Wrap(stage.Config, err)
-	}
-	if len(cfg.CDH.Credentials) > 0 {
-		return stage.Errorf(stage.Config, "cdh.toml lists credentials to fetch at start, which this build does not do")
 	}
 	g.cfg = cfg
 	g.log = newLog(cfg.Agent.LogLevel)
@@ -251,11 +266,13 @@ func (g *guest) serve(ctx context.Context) error {
 	group.Go(func() error { return g.attest.Serve(ctx, doors.aa) })
 	group.Go(func() error { return g.hubServer().Serve(ctx, doors.cdh) })
 	group.Go(func() error { return g.serveREST(ctx, doors.rest) })
+	group.Go(func() error { g.fetchCredentials(ctx); return nil })
 	group.Go(func() error {
 		// The end of the sandbox is the end of the guest.
 		defer cancel()
 		return g.agent.Serve(ctx, doors.agent, g.inputs.rewrite...)
 	})
+	g.logTimeline()
 	g.logReady()
 	return group.Wait()
 }
@@ -270,7 +287,27 @@ func (g *guest) hubServer() *cdh.Server {
 func (g *guest) serveREST(ctx context.Context, l net.Listener) error {
 	return rest.Serve(ctx, l, rest.Config{
 		Features: rest.Features(g.restFeatures()), Version: version, TEE: g.attest.TEE(), AdditionalTEEs: g.attest.AdditionalTEEs(),
-	}, rest.Deps{Resources: g.hub, Attester: g.attest, Log: g.log.With("subsystem", "rest")})
+	}, rest.Deps{Resources: g.hub, Attester: g.attest, Extend: measurer{g.attest}.extend, Log: g.log.With("subsystem", "rest")})
+}
+
+// fetchCredentials fetches what cdh.toml lists, again and again until it
+// succeeds: whoever needs a file that is not there fails by itself and says so.
+func (g *guest) fetchCredentials(ctx context.Context) {
+	var list []cdh.Credential
+	for _, c := range g.cfg.CDH.Credentials {
+		list = append(list, cdh.Credential{Path: c.Path, URI: c.ResourceURI})
+	}
+	for len(list) > 0 {
+		err := g.hub.FetchCredentials(ctx, g.path(cdh.DefaultCredentialDir), list)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		g.log.Error("fetch the credentials of cdh.toml", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(credentialRetry):
+		}
+	}
 }
 
 // restFeatures is what the configuration says; peer pods get everything, as

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"cocoon/rootfs/boot"
 )
 
 // newLog returns the log that the host may read, in the line format that kata
@@ -96,6 +98,24 @@ func (o *ownerLog) Write(p []byte) (int, error) {
 func (o *ownerLog) Close() error { return o.f.Close() }
 
 var _ io.WriteCloser = (*ownerLog)(nil)
+
+// logTimeline logs the milliseconds of every step since power-on: those of
+// PID 1, if it booted this machine, and those of this role.
+func (g *guest) logTimeline() {
+	var ms []any
+	if f, err := os.Open(boot.TimelinePath); err == nil {
+		t, err := boot.ReadTimeline(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			g.log.Warn("read the boot timeline", "error", err)
+		}
+		ms = append(ms, "kernel", t.Kernel)
+		g.steps = append(t.Steps, g.steps...)
+	}
+	for _, s := range g.steps {
+		ms = append(ms, s.Name, float64(s.Micros/100)/10)
+	}
+	g.log.Info("boot timeline", slog.Group("ms", ms...))
+}
 
 // logReady says that the doors are open, and what the two roles cost until
 // then.

@@ -9,7 +9,9 @@ import (
 	"fmt"
 
 	"cocoon/agent"
+	"cocoon/attest"
 	"cocoon/cdh"
+	"cocoon/cdh/rest"
 	"cocoon/imagers"
 )
 
@@ -35,4 +37,12 @@ type resources struct{ hub *cdh.Hub }
 
 func (r resources) Resource(ctx context.Context, uri string) ([]byte, error) {
 	return r.hub.GetResource(ctx, uri)
+}
+
+// measurer gives the REST API the runtime measurements.
+type measurer struct{ a *attest.Agent }
+
+func (m measurer) extend(ctx context.Context, domain, operation, content string) (rest.Measurement, error) {
+	r, err := m.a.ExtendRuntimeMeasurement(ctx, attest.Event{Domain: domain, Operation: operation, Content: content})
+	return rest.Measurement(r), err
 }

@@ -145,7 +145,8 @@ func TestNoPackageHasAnInitFunctionOrPanics(t *testing.T) {
 					t.Errorf("%s has an init function", path)
 				}
 			case *ast.CallExpr:
-				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "panic" {
+				// The boot test's guest panics on purpose.
+				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "panic" && !strings.HasPrefix(path, "test/vm/") {
 					t.Errorf("%s panics", path)
 				}
 			}

@@ -4,18 +4,17 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -130,20 +129,31 @@ func (g *guest) kill() {
 	}
 }
 
-var bootLine = regexp.MustCompile(`\[\s*([0-9.]+)\] init: boot (step=|finished)(.*)$`)
-
-// timeline returns the boot steps with their milliseconds.
+// timeline returns the steps of the boot with their milliseconds, in order.
 func (g *guest) timeline() ([]string, error) {
+	_, rest, ok := strings.Cut(g.out.String(), `"msg":"boot timeline"`)
+	if !ok {
+		return nil, errors.New("the console shows no boot timeline")
+	}
+	_, rest, _ = strings.Cut(rest, `"ms":`)
+	dec := json.NewDecoder(strings.NewReader(rest))
 	var lines []string
-	for s := bufio.NewScanner(strings.NewReader(g.out.String())); s.Scan(); {
-		if m := bootLine.FindStringSubmatch(strings.TrimSpace(s.Text())); m != nil {
-			lines = append(lines, fmt.Sprintf("%7s s  %s", m[1], strings.TrimSpace(m[3])))
+	for name := ""; ; {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, fmt.Errorf("decode the boot timeline: %w", err)
+		}
+		switch t := t.(type) {
+		case string:
+			name = t
+		case float64:
+			lines = append(lines, fmt.Sprintf("%8.1f ms  %s", t, name))
+		case json.Delim:
+			if t == '}' {
+				return lines, nil
+			}
 		}
 	}
-	if lines == nil {
-		return nil, errors.New("the console shows no boot step")
-	}
-	return lines, nil
 }
 
 func lastLines(s string, n int) string {

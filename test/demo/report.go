@@ -83,10 +83,14 @@ func (r *report) failed() error {
 	return nil
 }
 
+// maxSeen is how much of a line the table shows; the cause of an error stands
+// at its end, so the middle is left out.
+const maxSeen = 150
+
 func oneLine(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > 160 {
-		s = s[:157] + "..."
+	if len(s) > maxSeen {
+		s = s[:maxSeen/3] + " … " + s[len(s)-maxSeen*2/3:]
 	}
 	return s
 }

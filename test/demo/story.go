@@ -319,7 +319,7 @@ func (s *story) stopPod(ctx context.Context) error {
 	for _, l := range lines {
 		s.report.say("  %s", l)
 	}
-	s.report.check("the boot timeline is complete", len(lines) > 10, fmt.Sprintf("%d lines", len(lines)))
+	s.report.check("the boot timeline is complete", len(lines) > 20, fmt.Sprintf("%d steps", len(lines)))
 	err = s.conn.Close()
 	s.conn = nil
 	return err
