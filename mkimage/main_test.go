@@ -10,8 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/manifest"
+	"cocoon/mkimage/qemu"
 )
 
 func run(t *testing.T, args ...string) (string, error) {
@@ -92,6 +95,27 @@ func TestInspectShowsWhatIsInTheImage(t *testing.T) {
 	for _, want := range []string{"profile dev", "command line quiet", "040755", "  dev/console", "5:1", "etc/x -> /run/x", "  init "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+}
+
+func TestFlagsChangeTheMachine(t *testing.T) {
+	t.Parallel()
+	m := &manifest.Manifest{Cmdline: "quiet", MemoryMiB: 512}
+	c, err := bootFlags{append: "a=1", memory: 256, cpus: 2, disks: []string{"d.iso"}, forwards: []string{"1000:15150"}}.machine("dir", m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := qemu.Config{
+		Kernel: "dir/vmlinuz", Initrd: "dir/initrd.img", Cmdline: "quiet a=1", MemoryMiB: 256, CPUs: 2,
+		Disks: []qemu.Disk{{File: "d.iso", ReadOnly: true}}, Forwards: []qemu.Forward{{HostPort: 1000, GuestPort: 15150}},
+	}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Errorf("machine differs (-want +got):\n%s", diff)
+	}
+	for _, bad := range []string{"", "1000", "a:b", "1:2x", "1:70000", "-1:2", "1:2:3"} {
+		if _, err := (bootFlags{forwards: []string{bad}}).machine("dir", m); err == nil {
+			t.Errorf("forward %q is accepted", bad)
 		}
 	}
 }

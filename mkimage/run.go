@@ -7,10 +7,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/qemu"
 	"cocoon/rootfs/recipe"
 )
@@ -56,10 +59,14 @@ func describe(e recipe.Entry) string {
 	return fmt.Sprintf("%06o %10s  %s", e.Mode, "", e.Path)
 }
 
+type bootFlags struct {
+	append          string
+	memory, cpus    int
+	disks, forwards []string
+}
+
 func bootCommand() *cobra.Command {
-	var c qemu.Config
-	var words string
-	var disks, forwards []string
+	var f bootFlags
 	cmd := &cobra.Command{
 		Use:   "boot DIR [-- QEMU-ARGUMENT...]",
 		Short: "start an image in QEMU, with KVM if a guest really boots on it",
@@ -69,25 +76,11 @@ func bootCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.Kernel, c.Initrd = filepath.Join(args[0], image.KernelFile), filepath.Join(args[0], image.InitrdFile)
-			c.Cmdline, c.Extra = m.Cmdline, args[1:]
-			if words != "" {
-				c.Cmdline += " " + words
+			c, err := f.machine(args[0], m)
+			if err != nil {
+				return err
 			}
-			if c.MemoryMiB == 0 {
-				c.MemoryMiB = m.MemoryMiB
-			}
-			for _, d := range disks {
-				c.Disks = append(c.Disks, qemu.Disk{File: d, ReadOnly: true})
-			}
-			for _, f := range forwards {
-				var p qemu.Forward
-				if n, err := fmt.Sscanf(f, "%d:%d", &p.HostPort, &p.GuestPort); n != 2 || err != nil {
-					return fmt.Errorf("forward %q is not HOSTPORT:GUESTPORT", f)
-				}
-				c.Forwards = append(c.Forwards, p)
-			}
-			c.Accel = qemu.Accel(cmd.Context(), c.Kernel)
+			c.Extra, c.Accel = args[1:], qemu.Accel(cmd.Context(), c.Kernel)
 			progress("boot %s with %s, %d MiB", args[0], c.Accel, c.MemoryMiB)
 			vm, err := qemu.Start(cmd.Context(), c, cmd.OutOrStdout())
 			if err != nil {
@@ -97,10 +90,34 @@ func bootCommand() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&words, "append", "", "words for the end of the command line; they change the measurement")
-	fl.IntVar(&c.MemoryMiB, "memory", 0, "MiB of memory; default: the manifest's")
-	fl.IntVar(&c.CPUs, "cpus", 1, "number of processors")
-	fl.StringArrayVar(&disks, "disk", nil, "raw disk image, read-only; may be repeated")
-	fl.StringArrayVar(&forwards, "forward", nil, "HOSTPORT:GUESTPORT on 127.0.0.1; may be repeated")
+	fl.StringVar(&f.append, "append", "", "words for the end of the command line; they change the measurement")
+	fl.IntVar(&f.memory, "memory", 0, "MiB of memory; default: the manifest's")
+	fl.IntVar(&f.cpus, "cpus", 1, "number of processors")
+	fl.StringArrayVar(&f.disks, "disk", nil, "raw disk image, read-only; may be repeated")
+	fl.StringArrayVar(&f.forwards, "forward", nil, "HOSTPORT:GUESTPORT on 127.0.0.1; may be repeated")
 	return cmd
+}
+
+// machine returns the machine for the image in dir.
+func (f bootFlags) machine(dir string, m *manifest.Manifest) (qemu.Config, error) {
+	c := qemu.Config{
+		Kernel: filepath.Join(dir, image.KernelFile), Initrd: filepath.Join(dir, image.InitrdFile),
+		Cmdline: strings.TrimSpace(m.Cmdline + " " + f.append), MemoryMiB: m.MemoryMiB, CPUs: f.cpus,
+	}
+	if f.memory > 0 {
+		c.MemoryMiB = f.memory
+	}
+	for _, d := range f.disks {
+		c.Disks = append(c.Disks, qemu.Disk{File: d, ReadOnly: true})
+	}
+	for _, s := range f.forwards {
+		host, guest, _ := strings.Cut(s, ":")
+		h, errHost := strconv.ParseUint(host, 10, 16)
+		g, errGuest := strconv.ParseUint(guest, 10, 16)
+		if errHost != nil || errGuest != nil {
+			return c, fmt.Errorf("forward %q is not HOSTPORT:GUESTPORT", s)
+		}
+		c.Forwards = append(c.Forwards, qemu.Forward{HostPort: int(h), GuestPort: int(g)})
+	}
+	return c, nil
 }

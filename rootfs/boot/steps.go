@@ -87,7 +87,7 @@ func setSysctls(_ context.Context, s *State) error {
 		{"kernel/printk_devkmsg", "on"}, // the kernel would drop most of our log
 		{"kernel/sysrq", "0"},           // keys typed by the host
 		{"kernel/dmesg_restrict", "1"},  // the ring holds the guest's log
-		{"kernel/kptr_restrict", "2"},   //
+		{"kernel/kptr_restrict", "2"},
 		{"kernel/kexec_load_disabled", "1"},
 		{"kernel/unprivileged_bpf_disabled", "1"},
 		{"fs/protected_symlinks", "1"},
