@@ -141,14 +141,15 @@ func BenchmarkPull(b *testing.B) {
 			reg.Image(b, "bench", name, ls, nil)
 			b.SetBytes(total)
 			var spent time.Duration
-			var added int64
+			var added, peak int64
 			for b.Loop() {
 				m := pullInChild(b, pullJob{Dir: dir, CA: reg.CAPEM, Image: reg.Host + "/bench:" + name})
 				spent += m.Wall
-				added = max(added, m.After-m.Before)
+				added, peak = max(added, m.After-m.Before), max(peak, m.After)
 			}
 			b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "pull-ms")
 			b.ReportMetric(float64(added)/1024, "added-MiB")
+			b.ReportMetric(float64(peak)/1024, "peak-MiB")
 		})
 	}
 }

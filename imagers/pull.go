@@ -52,7 +52,8 @@ type Result struct {
 // Pull pulls an image, mounts it at <bundle>/rootfs and writes
 // <bundle>/config.json. When it fails nothing of it stays in the bundle or the
 // work directory, except layers that were complete, for the next attempt. The
-// error carries a stage.
+// error carries a stage. A registry that sends a few bytes now and then is only
+// stopped by the deadline of ctx, which the caller must set.
 func (p *Puller) Pull(ctx context.Context, r Request) (Result, error) {
 	res, err := p.pull(ctx, r)
 	if err != nil {
@@ -248,10 +249,9 @@ func (p *Puller) bundle(dir string, img *registry.Image, layers []*store.Layer) 
 
 // Release unmounts <bundle>/rootfs and removes what was written there. The
 // image's layers stay for later pulls until space is needed. A bundle that
-// was not pulled is an error that wraps store.ErrNotMounted.
-func (p *Puller) Release(ctx context.Context, bundle string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+// was not pulled is an error that wraps store.ErrNotMounted. The runtime
+// configuration stays, since the caller may have replaced it by its own. A
+// cancelled context does not keep the bundle from being released.
+func (p *Puller) Release(_ context.Context, bundle string) error {
 	return stage.Wrap(stage.Mount, p.store.Unmount(filepath.Join(bundle, "rootfs")))
 }
