@@ -162,26 +162,18 @@ func (o *overlay) mountByConfig() (err error) {
 		return fmt.Errorf("%w: %w", errNoConfig, err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(fs)) }()
-	for i, l := range o.lower {
+	for _, l := range o.lower {
 		if err := unix.FsconfigSetString(fs, "lowerdir+", l); err != nil {
-			if i == 0 && errors.Is(err, unix.EINVAL) {
-				return fmt.Errorf("%w: %w", errNoConfig, err)
-			}
-			return fmt.Errorf("add layer: %w", err)
+			return notTaken("add layer", err)
 		}
 	}
 	for _, opt := range [][2]string{{"upperdir", o.upper}, {"workdir", o.work}} {
 		if err := unix.FsconfigSetString(fs, opt[0], opt[1]); err != nil {
-			return fmt.Errorf("set %s: %w", opt[0], err)
+			return notTaken("set "+opt[0], err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		// Kernels whose overlayfs has not been moved to this API take every
-		// option as text and only find out here.
-		if errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("%w: %w", errNoConfig, err)
-		}
-		return fmt.Errorf("create file system: %w", err)
+		return notTaken("create file system", err)
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
@@ -189,6 +181,17 @@ func (o *overlay) mountByConfig() (err error) {
 	}
 	defer func() { err = errors.Join(err, unix.Close(mnt)) }()
 	return unix.MoveMount(mnt, "", unix.AT_FDCWD, o.target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// notTaken tells a kernel without this way of setting up overlayfs from other
+// errors. Some do not know the option, and say so at once; others collect every
+// option as text, and say so when the text outgrows a page or is looked at in
+// the end. All of them answer EINVAL.
+func notTaken(doing string, err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%s: %w: %w", doing, errNoConfig, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // mountByDescriptor passes descriptors instead of paths: all options together
