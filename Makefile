@@ -23,7 +23,7 @@ GUEST_BUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags $(TAGS) \
 TOOL_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid='
 HOST_TOOLS := mkimage trustee agent/agentctl
 
-.PHONY: build binary tools deps test race lint fuzz vm demo image measure repro bench fresh generate check clean help
+.PHONY: build binary tools deps lock test race lint fuzz vm demo image measure repro bench fresh generate check clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t12
@@ -51,18 +51,22 @@ deps: ## install the Debian packages of test/packages.txt that are missing
 	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } && break; \
 	    [ $$try = 1 ] && { echo 'once more'; apt-get -f install -y -qq >/dev/null || true; } || exit 1; done; fi
 
-image: deps build ## the guest image of profile dev, in out/image/dev
+# Which kernel package is used is written down in the lock; one that has left the archive is replaced.
+LOCK := $(CACHE)/kernel.lock.json
+lock: deps tools
 	@mkdir -p $(CACHE)
-	$(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(CACHE)/mkimage.lock
-	$(OUT)/bin/mkimage build --profile dev --cache $(CACHE) --lock $(CACHE)/mkimage.lock --binary $(OUT)/bin/cocoon --out $(OUT)/image/dev
+	$(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(LOCK) || $(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(LOCK) --renew
+
+image: lock build ## the guest image of profile dev, in out/image/dev
+	$(OUT)/bin/mkimage build --profile dev --cache $(CACHE) --lock $(LOCK) --binary $(OUT)/bin/cocoon --out $(OUT)/image/dev
 
 test: deps race vm ## everything: unit, race and root tests, then the boot of a guest in QEMU
 
 race: deps
 	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 15m ./...
 
-vm: image ## boot the image in QEMU and drive it
-	COCOON_VM_IMAGE=$(abspath $(OUT)/image/dev) COCOON_BIN=$(abspath $(OUT)/bin) $(GO) test -tags $(TAGS) -count=1 -timeout 15m ./test/vm/...
+vm: lock ## boot guests in QEMU and look at them from inside
+	COCOON_KERNEL_LOCK=$(abspath $(LOCK)) $(GO) test -tags $(TAGS) -count=1 -timeout 15m ./test/vm/...
 
 lint: deps ## vet and golangci-lint with the bans of .golangci.yml
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"

@@ -15,6 +15,7 @@ import (
 	"cocoon/internal/bounded"
 	"cocoon/internal/config"
 	"cocoon/internal/initdata"
+	"cocoon/internal/wire/agentpb"
 )
 
 // defaultPolicyPath is the policy of the image, measured with it.
@@ -30,6 +31,7 @@ type inputs struct {
 	registryAuth    string // URI
 	initdata        *initdata.Document
 	rewrite         []ttrpc.UnaryServerInterceptor
+	prepare         func(*agentpb.CreateContainerRequest) error
 	pod             *pod // nil unless this is a pod VM
 }
 

@@ -14,6 +14,7 @@ import (
 	"cocoon/agent/podvm"
 	"cocoon/internal/config"
 	"cocoon/internal/stage"
+	"cocoon/internal/wire/agentpb"
 )
 
 // Devices of a virtual machine may appear a moment after their drivers.
@@ -104,6 +105,9 @@ func (g *guest) makePod(p *podvm.Provision) error {
 		g.log.Warn("user-data describes no pod network: the pod has loopback only")
 	}
 	rewriter := podvm.Rewriter{NetNS: podvm.DefaultNetNS, Log: g.log}
+	g.inputs.prepare = func(r *agentpb.CreateContainerRequest) error {
+		return podvm.MakeBindSources(r, podvm.BindTrees())
+	}
 	g.inputs.rewrite = []ttrpc.UnaryServerInterceptor{rewriter.Intercept}
 	return nil
 }

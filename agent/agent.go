@@ -58,6 +58,10 @@ type Deps struct {
 	Puller Puller
 	// Unsealer may be nil; a container with a sealed secret then fails.
 	Unsealer Unsealer
+	// Prepare, unless nil, is called with each CreateContainer request that the
+	// policy has allowed, before anything is made for it. Peer pods make the
+	// missing sources of bind mounts there.
+	Prepare func(*agentpb.CreateContainerRequest) error
 	// Paths is where files are; the zero value means DefaultPaths.
 	Paths Paths
 	// SupportsSeccomp says whether the runtime was built with libseccomp.

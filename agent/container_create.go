@@ -28,6 +28,11 @@ const undoLimit = time.Minute
 // CreateContainer makes a container whose process waits for StartContainer.
 // When it fails nothing is left behind, and the same id can be used again.
 func (s *service) CreateContainer(ctx context.Context, r *agentpb.CreateContainerRequest) (*emptypb.Empty, error) {
+	if s.deps.Prepare != nil {
+		if err := s.deps.Prepare(r); err != nil {
+			return nil, fmt.Errorf("prepare container: %w", err)
+		}
+	}
 	if err := s.sandbox.createContainer(ctx, r); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -22,6 +23,8 @@ type hostFacts struct {
 	cgroupV2    bool
 	selinux     bool
 	noPivotRoot bool
+	// oomScoreAdj is the agent's own, which containers would inherit.
+	oomScoreAdj int
 }
 
 func readHostFacts() (hostFacts, error) {
@@ -29,11 +32,28 @@ func readHostFacts() (hostFacts, error) {
 	if err != nil {
 		return hostFacts{}, err
 	}
+	score, err := ownScore("/proc/self/oom_score_adj")
+	if err != nil {
+		return hostFacts{}, err
+	}
 	return hostFacts{
+		oomScoreAdj: score,
 		cgroupV2:    cgroups.IsCgroup2UnifiedMode(),
 		selinux:     selinux.GetEnabled(),
 		noPivotRoot: noPivot,
 	}, nil
+}
+
+func ownScore(file string) (int, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("read own out-of-memory score: %w", err)
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0, fmt.Errorf("parse own out-of-memory score: %w", err)
+	}
+	return score, nil
 }
 
 // rootHasNoParent tells whether / is the kernel's initial rootfs itself, from

@@ -98,6 +98,11 @@ func normaliseProcess(p *specs.Process, host hostFacts) (*specs.Process, error) 
 	if !path.IsAbs(out.Cwd) {
 		return nil, refuse("working directory %q is not absolute", out.Cwd)
 	}
+	// A guest protects its agent from the out-of-memory killer; a workload that
+	// inherited that would outlive the agent.
+	if out.OOMScoreAdj == nil && host.oomScoreAdj < 0 {
+		out.OOMScoreAdj = new(0)
+	}
 	out.Env = nil
 	for _, e := range p.Env {
 		if strings.ContainsRune(e, 0) {

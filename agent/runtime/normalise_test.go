@@ -6,6 +6,9 @@ package runtime
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -273,5 +276,45 @@ func TestResourceLimits(t *testing.T) {
 	}
 	if out, err := rlimits([]specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1, Hard: 2}}); err != nil || len(out) != 1 || out[0].Type != 7 {
 		t.Errorf("%v, %v", out, err)
+	}
+}
+
+func TestAContainerDoesNotInheritTheAgentsProtectionFromTheOOMKiller(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		own   int
+		given *int
+		want  *int
+	}{
+		"protected agent, nothing given": {-997, nil, new(0)},
+		"protected agent, score given":   {-997, new(-998), new(-998)},
+		"plain agent, nothing given":     {0, nil, nil},
+		"plain agent, score given":       {0, new(500), new(500)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := normaliseProcess(&specs.Process{Args: []string{"x"}, OOMScoreAdj: tc.given}, hostFacts{oomScoreAdj: tc.own})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := p.OOMScoreAdj
+			if (got == nil) != (tc.want == nil) || got != nil && *got != *tc.want {
+				t.Errorf("score is %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestAnUnreadableScoreIsAnError(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "score")
+	if _, err := ownScore(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("absent file: %v", err)
+	}
+	if err := os.WriteFile(file, []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ownScore(file); err == nil {
+		t.Error("a score that is no number was accepted")
 	}
 }
