@@ -62,7 +62,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener, before ...ttrpc.Unary
 	}
 	conns.awaitNone(stopLimit)
 	conns.cut()
-	<-failed
+	<-failed //nolint:errcheck // its reason is in result, or was ours
 	return result
 }
 

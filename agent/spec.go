@@ -51,7 +51,8 @@ func checkSpec(spec *specs.Spec) error {
 	if spec.Linux == nil || spec.Process == nil {
 		return fmt.Errorf("specification without Linux or process section: %w", ErrInvalid)
 	}
-	if h := spec.Hooks; h != nil && //nolint:staticcheck // the deprecated kind has to be refused as well
+	if h := spec.Hooks; h != nil &&
+		//nolint:staticcheck // the deprecated kind has to be refused as well
 		len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
 		return fmt.Errorf("hooks that run outside of the container: %w", ErrUnsupported)
 	}

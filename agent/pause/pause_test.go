@@ -46,7 +46,11 @@ func TestPauseEndsOrderlyOnASignal(t *testing.T) {
 			defer again.Stop()
 			for {
 				select {
-				case <-ended:
+				case err := <-ended:
+					var exit *exec.ExitError
+					if err != nil && !errors.As(err, &exit) {
+						t.Fatal(err)
+					}
 					if code := cmd.ProcessState.ExitCode(); code != exitCode {
 						t.Fatalf("pause ended with %v", cmd.ProcessState)
 					}

@@ -6,6 +6,7 @@ package policy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -131,7 +132,7 @@ func served(t *testing.T, e *Engine, svc agentpb.AgentServiceService) *ttrpc.Cli
 	t.Cleanup(func() {
 		_ = c.Close()   // the server's end is what matters here
 		_ = srv.Close() // closes the listener; Serve's result says how it ended
-		if err := <-done; err != nil && err != ttrpc.ErrServerClosed {
+		if err := <-done; err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			t.Errorf("server ended with %v", err)
 		}
 	})

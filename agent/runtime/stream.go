@@ -160,11 +160,13 @@ func (o *output) rest(buf []byte) ([]byte, error) {
 		n, err = unix.Read(fd, buf)
 		return err
 	})
-	if err != nil || n <= 0 {
-		o.left = 0
-		return nil, nil
+	if n = max(n, 0); err != nil {
+		n = 0 // the stream is over either way; what it held is lost
 	}
-	o.left -= n
+	if o.left -= n; n == 0 {
+		o.left = 0
+		buf = nil
+	}
 	return buf[:n], nil
 }
 

@@ -188,6 +188,7 @@ func (b *blob) open() error {
 	if b.off > 0 {
 		header.Set("Range", "bytes="+strconv.FormatInt(b.off, 10)+"-")
 	}
+	//nolint:bodyclose // close does it
 	resp, err := b.repo.get(ctx, b.repo.url("blobs", b.desc.Digest.String()), header, http.StatusOK, http.StatusPartialContent)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, errIdle) {

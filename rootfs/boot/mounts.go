@@ -87,7 +87,7 @@ func mountAll(_ context.Context, s *State) error {
 }
 
 func mountOne(fs Files, m mount) error {
-	if err := makeDir(fs, m.target, 0o755); err != nil {
+	if err := makeDir(fs, m.target); err != nil {
 		return err
 	}
 	if err := fs.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
@@ -97,8 +97,8 @@ func mountOne(fs Files, m mount) error {
 }
 
 // makeDir makes dir unless it exists.
-func makeDir(fs Files, dir string, mode uint32) error {
-	if err := fs.Mkdir(dir, mode); err != nil && !errors.Is(err, unix.EEXIST) {
+func makeDir(fs Files, dir string) error {
+	if err := fs.Mkdir(dir, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make directory %q: %w", dir, err)
 	}
 	return nil
@@ -139,5 +139,5 @@ func enableCgroups(_ context.Context, s *State) error {
 	if err := fs.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte(enable)); err != nil {
 		return fmt.Errorf("enable cgroup controllers %q: %w", enable, err)
 	}
-	return makeDir(fs, RoleCgroup, 0o755)
+	return makeDir(fs, RoleCgroup)
 }

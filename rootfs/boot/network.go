@@ -55,7 +55,7 @@ func configureNetwork(_ context.Context, s *State) error {
 }
 
 func writeResolv(fs Files, servers []netip.Addr) error {
-	if err := makeDir(fs, runDir, 0o755); err != nil {
+	if err := makeDir(fs, runDir); err != nil {
 		return err
 	}
 	var b strings.Builder

@@ -7,12 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime/debug"
 	"time"
 
 	"cocoon/internal/bounded"
-	"io"
 )
 
 // TimelinePath is where PID 1 leaves the Timeline of the boot, as JSON.

@@ -212,7 +212,7 @@ func writeTimeline(_ context.Context, s *State) error {
 	if err != nil {
 		return fmt.Errorf("encode the timeline: %w", err)
 	}
-	if err := makeDir(s.Deps.FS, runDir, 0o755); err != nil {
+	if err := makeDir(s.Deps.FS, runDir); err != nil {
 		return err
 	}
 	return s.Deps.FS.WriteFile(TimelinePath, b)

@@ -120,7 +120,7 @@ func (s *State) drain(output io.Closer, copied <-chan error) error {
 	if err := output.Close(); err != nil {
 		return fmt.Errorf("close the guest role's output: %w", err)
 	}
-	<-copied // A read that was cut off; what it had read is in the log.
+	<-copied //nolint:errcheck // A read that was cut off; what it had read is in the log.
 	return nil
 }
 

@@ -37,7 +37,8 @@ func startBroker(ctx context.Context, bin, dir string) (*broker, error) {
 	if _, err := b.trustee(ctx, nil, "init", dir, "--host", guestHost, "--host", "127.0.0.1", "--host", "localhost"); err != nil {
 		return nil, err
 	}
-	b.cmd = exec.Command(bin, "serve", "--dir", dir, "--listen", "127.0.0.1:0", "--allow-sample")
+	// Not bound to ctx: it ends by stop, in order, also after Ctrl-C.
+	b.cmd = exec.CommandContext(context.WithoutCancel(ctx), bin, "serve", "--dir", dir, "--listen", "127.0.0.1:0", "--allow-sample")
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(filepath.Dir(dir), "trustee.log"))
 	if err != nil {

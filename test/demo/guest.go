@@ -65,7 +65,7 @@ func (s *story) startGuest(ctx context.Context, name string) (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	var console io.Writer = io.MultiWriter(log, g.out)
+	console := io.MultiWriter(log, g.out)
 	if s.opt.console {
 		console = io.MultiWriter(console, os.Stdout)
 	}

@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -71,10 +72,13 @@ func (k layerKey) WrapKeys(_ *config.EncryptConfig, opts []byte) ([]byte, error)
 func (layerKey) UnwrapKey(*config.DecryptConfig, []byte) ([]byte, error) {
 	return nil, fmt.Errorf("the demo only encrypts; the guest decrypts")
 }
-func (layerKey) NoPossibleKeys(map[string][][]byte) bool      { return true }
-func (layerKey) GetPrivateKeys(map[string][][]byte) [][]byte  { return nil }
-func (layerKey) GetKeyIdsFromPacket(string) ([]uint64, error) { return nil, nil }
-func (layerKey) GetRecipients(string) ([]string, error)       { return nil, nil }
+func (layerKey) NoPossibleKeys(map[string][][]byte) bool     { return true }
+func (layerKey) GetPrivateKeys(map[string][][]byte) [][]byte { return nil }
+func (layerKey) GetKeyIdsFromPacket( //nolint:revive // the interface spells it so
+	string) ([]uint64, error) {
+	return nil, nil
+}
+func (layerKey) GetRecipients(string) ([]string, error) { return nil, nil }
 
 // imageRegistry is an OCI registry on loopback with TLS.
 type imageRegistry struct {
@@ -106,7 +110,7 @@ func (r *imageRegistry) stop() error {
 	if err := r.server.Close(); err != nil {
 		return err
 	}
-	if err := <-r.done; err != http.ErrServerClosed {
+	if err := <-r.done; !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

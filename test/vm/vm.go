@@ -77,7 +77,7 @@ func Start(ctx context.Context, dir string, o Options) (*Guest, error) {
 	if o.MemoryMiB > 0 {
 		c.MemoryMiB = o.MemoryMiB
 	}
-	if c.Forwards, err = freePorts(o.GuestPorts); err != nil {
+	if c.Forwards, err = freePorts(ctx, o.GuestPorts); err != nil {
 		return nil, err
 	}
 	g := &Guest{console: newConsole(o.Console), forwards: map[int]string{}}
@@ -94,9 +94,9 @@ func Start(ctx context.Context, dir string, o Options) (*Guest, error) {
 
 // freePorts picks a port of the host for each of the guest. Another program may
 // take one before QEMU does; QEMU then says so and ends.
-func freePorts(guest []int) (fs []qemu.Forward, err error) {
+func freePorts(ctx context.Context, guest []int) (fs []qemu.Forward, err error) {
 	for _, p := range guest {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}

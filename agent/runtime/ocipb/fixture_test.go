@@ -86,6 +86,7 @@ func fullOCI() *specs.Spec {
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Hard: math.MaxUint64, Soft: 0}},
 			ApparmorProfile: "aa", SelinuxLabel: "se", OOMScoreAdj: new(-998),
 		},
+		//nolint:staticcheck // peers still send the deprecated fields
 		Hooks: &specs.Hooks{Prestart: hook, Poststart: hook, Poststop: hook, CreateRuntime: hook, CreateContainer: hook, StartContainer: hook},
 		Linux: &specs.Linux{
 			UIDMappings: []specs.LinuxIDMapping{{HostID: 1, ContainerID: 2, Size: 3}},
@@ -107,7 +108,7 @@ func fullOCI() *specs.Spec {
 			IntelRdt: &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"},
 			Resources: &specs.LinuxResources{
 				Memory: &specs.LinuxMemory{
-					Limit: new(int64(-1)), Reservation: new(int64(1)), Swap: new(int64(-1)), Kernel: new(int64(2)),
+					Limit: new(int64(-1)), Reservation: new(int64(1)), Swap: new(int64(-1)), Kernel: new(int64(2)), //nolint:staticcheck // peers still send it
 					KernelTCP: new(int64(3)), Swappiness: new(uint64(60)), DisableOOMKiller: new(true),
 				},
 				CPU: &specs.LinuxCPU{

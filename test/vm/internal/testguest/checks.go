@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ type check struct {
 	name string
 	run  func() error
 }
+
+// errUnexpected is returned where nothing failed but the result is wrong.
+var errUnexpected = errors.New("not as expected")
 
 func checks(peer string) []check {
 	return []check{
@@ -77,14 +81,14 @@ func checkEnvironment() error {
 	}
 	wd, err := os.Getwd()
 	if err != nil || wd != "/" {
-		return fmt.Errorf("working directory %q: %v", wd, err)
+		return fmt.Errorf("working directory %q: %w", wd, errors.Join(errUnexpected, err))
 	}
 	if name, err := os.Hostname(); err != nil || name != "testguest" {
-		return fmt.Errorf("host name %q: %v", name, err)
+		return fmt.Errorf("host name %q: %w", name, errors.Join(errUnexpected, err))
 	}
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &lim); err != nil || lim.Max != 0 {
-		return fmt.Errorf("core limit %v: %v", lim, err)
+		return fmt.Errorf("core limit %v: %w", lim, errors.Join(errUnexpected, err))
 	}
 	return expectFile("/proc/self/oom_score_adj", "-997")
 }
@@ -122,7 +126,7 @@ func checkLock() error {
 		return err
 	}
 	if err := unix.DeleteModule("overlay", 0); !errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("a module could be removed or the kernel says: %v", err)
+		return fmt.Errorf("a module could be removed or the kernel says: %w", errors.Join(errUnexpected, err))
 	}
 	return nil
 }
@@ -155,7 +159,7 @@ func checkLinks() error {
 }
 
 func checkPivot() error {
-	cmd := exec.Command("/proc/self/exe", "pivot")
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", "pivot")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -215,7 +219,7 @@ func orphan() int {
 }
 
 func checkOrphans() error {
-	out, err := exec.Command("/proc/self/exe", "orphan").Output()
+	out, err := exec.CommandContext(context.Background(), "/proc/self/exe", "orphan").Output()
 	if err != nil {
 		return err
 	}
@@ -230,7 +234,7 @@ func checkOrphans() error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	b, err := os.ReadFile(dir + "/stat")
-	return fmt.Errorf("orphan is still there: %q %v", b, err)
+	return fmt.Errorf("orphan is still there: %q: %w", b, errors.Join(errUnexpected, err))
 }
 
 func checkNetwork(peer string) error {
@@ -243,7 +247,7 @@ func checkNetwork(peer string) error {
 			return fmt.Errorf("interface %q is down", name)
 		}
 	}
-	c, err := net.DialTimeout("tcp", peer, 5*time.Second)
+	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", peer)
 	if err != nil {
 		return err
 	}
