@@ -8,9 +8,10 @@ import (
 
 	// Rules for devices in cgroups; without it a container with any is refused.
 	_ "github.com/opencontainers/cgroups/devices"
-	"github.com/opencontainers/runc/libcontainer"
 	// The C constructor that enters namespaces before Go's runtime starts.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+
+	"github.com/opencontainers/runc/libcontainer"
 )
 
 const initPipe = "_LIBCONTAINER_INITPIPE"
