@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +34,10 @@ type settings struct {
 	broker *broker
 	roots  []string // PEM
 	image  string   // further lines of [image] in cdh.toml
+	root   string   // run below it in the host's mount namespace, without a world
+	flags  []string // further ones
+	// prepare, if not nil, is called with the path of the agent's socket.
+	prepare func(socket string)
 }
 
 // settings are those of a guest that trusts the site.
@@ -72,8 +77,16 @@ func launch(t *testing.T, s settings) *guest {
 	dir := must[string](t)(os.MkdirTemp("", "cg"))
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	g := &guest{dir: dir, rest: freeAddress(t), out: &transcript{}, ended: make(chan struct{})}
-	args := append([]string{"guest"}, g.flags(t, s)...)
-	g.run(t, s.command(must[string](t)(os.Executable()), args...))
+	if s.prepare != nil {
+		s.prepare(g.socket())
+	}
+	args := slices.Concat([]string{"guest"}, g.flags(t, s), s.flags)
+	cmd := s.command(must[string](t)(os.Executable()), args...)
+	if s.root != "" {
+		cmd = exec.Command(binary, append(args, "--root", s.root)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
+	g.run(t, cmd)
 	return g
 }
 

@@ -64,7 +64,9 @@ func findBinary(dir string) error {
 		return err
 	}
 	binary = filepath.Join(dir, "cocoon")
-	cmd := exec.Command("go", "build", "-tags", "netgo,osusergo,seccomp,runc_nocriu", "-o", binary, "cocoon")
+	// Static, as in an image: it is the pause program as well, in an empty root.
+	cmd := exec.Command("go", "build", "-tags", "netgo,osusergo,seccomp,runc_nocriu",
+		"-ldflags", "-linkmode external -extldflags -static", "-o", binary, "cocoon")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the guest binary: %w: %s", err, out)
