@@ -139,6 +139,7 @@ func (b *bench) reportBoots(boots []booted) {
 	for i, s := range boots[0].steps {
 		b.add(row{Group: g, Name: "init: " + s.name, Unit: "ms", Ours: mid(func(o booted) float64 { return o.steps[i].millis })})
 	}
+	b.add(row{Group: g, Name: "init: steps before the console speaks", Unit: "ms", Ours: mid(func(o booted) float64 { return o.silentMillis() })})
 	b.add(row{Group: g, Name: "init, all steps", Unit: "ms", Ours: mid(func(o booted) float64 { return o.initMillis })})
 	b.add(row{Group: g, Name: "from power-on until the guest serves", Unit: "s", Ours: mid(func(o booted) float64 { return o.ready.Seconds() })})
 	b.add(row{Group: g, Name: "pod with a pulled image, in the guest", Unit: "s", Ours: mid(func(o booted) float64 { return (o.container - o.ready).Seconds() })})

@@ -24,6 +24,16 @@ type console struct {
 	memory                   idleMemory
 }
 
+// silentMillis is what the steps took that ran before the console was told to
+// show them.
+func (c console) silentMillis() float64 {
+	rest := c.initMillis
+	for _, s := range c.steps {
+		rest -= s.millis
+	}
+	return max(rest, 0)
+}
+
 type bootStep struct {
 	name   string
 	millis float64

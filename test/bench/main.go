@@ -42,8 +42,8 @@ func dispatch(ctx context.Context, args []string) error {
 	switch {
 	case len(args) == 2 && args[0] == roleRegistry:
 		return serveRegistry(ctx, args[1])
-	case len(args) == 4 && args[0] == rolePull:
-		return pullRole(ctx, args[1], args[2], args[3])
+	case len(args) == 5 && args[0] == rolePull:
+		return pullRole(ctx, pullOrder{dir: args[1], ref: args[2], ca: args[3], profile: args[4]})
 	case len(args) > 1 && args[0] == roleInside:
 		o, err := parseOptions(args[2:])
 		if err != nil {
@@ -57,12 +57,13 @@ func dispatch(ctx context.Context, args []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("containers and mounts need root")
 	}
-	return inNamespaces(args)
+	return inNamespaces(ctx, args)
 }
 
 // options are the flags.
 type options struct {
 	bin, image, json string
+	profile          string
 	only             []string
 	rounds           int
 }
@@ -74,6 +75,7 @@ func parseOptions(args []string) (options, error) {
 	f.StringVar(&o.image, "image", "out/image/dev", "`directory` with the guest image")
 	f.StringVar(&o.json, "json", "out/bench.json", "`file` for the table as JSON")
 	f.IntVar(&o.rounds, "rounds", 40, "how many containers and processes to start on each side")
+	f.StringVar(&o.profile, "profile", "", "`file` for a CPU profile of our last pull")
 	only := f.String("only", "", "comma-separated `sections` instead of all: "+strings.Join(sectionNames(), ", "))
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -84,7 +86,10 @@ func parseOptions(args []string) (options, error) {
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
 	}
-	for _, p := range []*string{&o.bin, &o.image, &o.json} {
+	for _, p := range []*string{&o.bin, &o.image, &o.json, &o.profile} {
+		if *p == "" {
+			continue
+		}
 		abs, err := filepath.Abs(*p)
 		if err != nil {
 			return o, err

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/pprof"
 	"time"
 
@@ -81,7 +80,7 @@ func (b *bench) pullOurs(ctx context.Context, reg *imageRegistry, dir string) (u
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return u, err
 	}
-	cmd := command(ctx, "/proc/self/exe", rolePull, dir, reg.ref(repoLarge), reg.ca())
+	cmd := command(ctx, "/proc/self/exe", rolePull, dir, reg.ref(repoLarge), reg.ca(), b.opt.profile)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -113,14 +112,21 @@ func (b *bench) pullOurs(ctx context.Context, reg *imageRegistry, dir string) (u
 	return u, nil
 }
 
+// pullOrder is what that process is asked to do.
+type pullOrder struct {
+	dir, ref string
+	ca       string // file with the registry's authority
+	profile  string // file for a CPU profile, or ""
+}
+
 // pullRole is that process. It reports when the image is mounted, and takes
 // it down when its input ends.
-func pullRole(ctx context.Context, dir, ref, ca string) (err error) {
-	pem, err := os.ReadFile(ca)
+func pullRole(ctx context.Context, o pullOrder) (err error) {
+	pem, err := os.ReadFile(o.ca)
 	if err != nil {
 		return err
 	}
-	stop, err := profileTo(os.Getenv("COCOON_BENCH_PROFILE"))
+	stop, err := profileTo(o.profile)
 	if err != nil {
 		return err
 	}
@@ -130,15 +136,15 @@ func pullRole(ctx context.Context, dir, ref, ca string) (err error) {
 		return err
 	}
 	puller, err := imagers.New(imagers.Config{
-		WorkDir: filepath.Join(dir, "work"), ExtraRootsPEM: []string{string(pem)}, MaxConcurrent: runtime.GOMAXPROCS(0),
+		WorkDir: filepath.Join(o.dir, "work"), ExtraRootsPEM: []string{string(pem)},
 		Log: slog.New(slog.DiscardHandler),
 	}, imagers.Deps{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, puller.Close()) }()
-	bundle := filepath.Join(dir, "bundle")
-	if _, err := puller.Pull(ctx, imagers.Request{Image: ref, Bundle: bundle}); err != nil {
+	bundle := filepath.Join(o.dir, "bundle")
+	if _, err := puller.Pull(ctx, imagers.Request{Image: o.ref, Bundle: bundle}); err != nil {
 		return err
 	}
 	if p.Peak, err = memoryOf(0, "VmHWM"); err != nil {

@@ -28,18 +28,18 @@ const skopeoState = "/var/lib/containers"
 // inNamespaces runs this program once more with mount and network namespaces
 // of its own: nothing that is measured can leave a mount behind or reach
 // another machine, and no port is taken.
-func inNamespaces(args []string) error {
+func inNamespaces(ctx context.Context, args []string) error {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe", append([]string{roleInside, dir}, args...)...)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{roleInside, dir}, args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM,
 	}
-	// The terminal sends Ctrl-C to both; the child cleans up, this waits.
-	signal.Ignore(os.Interrupt)
+	// It cleans up, and this waits.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	return errors.Join(cmd.Run(), os.Remove(dir))
 }
 
