@@ -71,7 +71,12 @@ func ParseResource(uri string) (Resource, error) {
 	if query, err = encode(query); err != nil {
 		return Resource{}, fmt.Errorf("query of %.100q: %w", uri, err)
 	}
-	return Resource{Plugin: plugin, Path: strings.Join(segments, "/"), Query: query}, nil
+	r := Resource{Plugin: plugin, Path: strings.Join(segments, "/"), Query: query}
+	// Encoding makes it longer, and what is sent must be bounded too.
+	if n := len(r.String()); n > maxURI {
+		return Resource{}, fmt.Errorf("of %d bytes when encoded: %w", n, ErrURI)
+	}
+	return r, nil
 }
 
 func parsePlugin(scheme string) (string, error) {
