@@ -75,11 +75,7 @@ lint: deps ## vet and golangci-lint with the bans of .golangci.yml
 
 FUZZTIME ?= 10s
 fuzz: deps ## every fuzz target for FUZZTIME (10s)
-	@for p in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
-	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$p/*_test.go | cut -c6-); do \
-	    echo "fuzz $$p $$f"; \
-	    CGO_ENABLED=1 $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f\$$" -fuzzminimizetime 5x -fuzztime $(FUZZTIME) $$p; \
-	  done; done
+	CGO_ENABLED=1 $(GO) run ./test/fuzz -fuzztime $(FUZZTIME) -tags $(TAGS)
 
 demo: image ## the whole story in one run: attest, pull an encrypted image, run it
 	$(TOOL_BUILD) -o $(OUT)/bin/demo ./test/demo
