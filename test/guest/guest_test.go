@@ -74,7 +74,7 @@ func launch(t *testing.T, s settings) *guest {
 	t.Helper()
 	needRoot(t)
 	// Not t.TempDir: the path of a socket is short.
-	dir := must[string](t)(os.MkdirTemp("", "cg"))
+	dir := must[string](t)(os.MkdirTemp("", "cg")) //nolint:usetesting // see above
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	g := &guest{dir: dir, rest: freeAddress(t), out: &transcript{}, ended: make(chan struct{})}
 	if s.prepare != nil {
