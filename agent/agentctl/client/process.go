@@ -26,6 +26,9 @@ const streamChunk = 32 << 10
 // image.
 const DefaultCreateLimit = 10 * time.Minute
 
+// stdinGrace is how long a write to a process that has ended may take.
+const stdinGrace = 2 * time.Second
+
 // Streams connects a process with the caller. Nil members are left out: no
 // Stdin is sent, output is read and discarded.
 type Streams struct {
@@ -151,11 +154,17 @@ func (c *Client) startExec(ctx context.Context, cmd Command) error {
 // returns its exit code.
 func (c *Client) Attach(ctx context.Context, p Process, s Streams) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var side sync.WaitGroup // what ends with the process
 	side.Go(func() { c.forward(ctx, p, s) })
+	ended := make(chan struct{})
 	stdin := make(chan error, 1)
-	if s.Stdin != nil {
-		go func() { stdin <- c.sendStdin(ctx, p, s.Stdin) }()
+	if s.Stdin == nil {
+		stdin <- nil
+	} else {
+		chunks := make(chan chunk)
+		go readChunks(s.Stdin, chunks, ended)
+		side.Go(func() { stdin <- c.sendStdin(ctx, p, chunks, ended) })
 	}
 
 	err := c.copyOutputs(ctx, p, s)
@@ -163,15 +172,21 @@ func (c *Client) Attach(ctx context.Context, p Process, s Streams) (int, error) 
 	if err == nil {
 		code, err = c.wait(ctx, p)
 	}
+	close(ended)
+	// A write that is under way is answered first, unless something that the
+	// process left behind holds its stdin and does not read.
+	grace := stdinGrace
+	if err != nil {
+		grace = 0
+	}
+	timer := time.AfterFunc(grace, cancel)
+	sent := <-stdin
+	timer.Stop()
 	cancel()
 	side.Wait()
-	select {
-	case sent := <-stdin:
-		// That the process ended before its input did is no error.
-		if status.Code(sent) == codes.PermissionDenied {
-			err = errors.Join(err, sent)
-		}
-	default:
+	// That the process ended before its input did is no error.
+	if status.Code(sent) == codes.PermissionDenied {
+		err = errors.Join(err, sent)
 	}
 	return code, err
 }
@@ -218,31 +233,67 @@ func (c *Client) wait(ctx context.Context, p Process) (int, error) {
 	return int(r.GetStatus()), nil
 }
 
-func (c *Client) sendStdin(ctx context.Context, p Process, r io.Reader) error {
-	buf := make([]byte, streamChunk)
+// chunk is what one read of the input gave.
+type chunk struct {
+	data []byte
+	err  error
+}
+
+// readChunks reads r until it ends, fails or the process has ended. A read that
+// blocks then outlives the process; the goroutine ends with it.
+func readChunks(r io.Reader, out chan<- chunk, ended <-chan struct{}) {
 	for {
-		n, readErr := r.Read(buf)
-		for data := buf[:n]; len(data) > 0; {
-			w, err := c.WriteStdin(ctx, &agentpb.WriteStreamRequest{ContainerId: p.ContainerID, ExecId: p.ExecID, Data: data})
-			if err != nil {
-				return fmt.Errorf("write stdin of %q: %w", p.ContainerID, err)
-			}
-			if w.GetLen() == 0 || int(w.GetLen()) > len(data) {
-				return fmt.Errorf("write stdin of %q: the agent took %d of %d bytes", p.ContainerID, w.GetLen(), len(data))
-			}
-			data = data[w.GetLen():]
+		buf := make([]byte, streamChunk)
+		n, err := r.Read(buf)
+		select {
+		case out <- chunk{buf[:n], err}:
+		case <-ended:
+			return
 		}
-		if readErr == nil {
+		if err != nil {
+			return
+		}
+	}
+}
+
+// sendStdin writes chunks to the process until they end, then closes its
+// stdin, or until the process has ended.
+func (c *Client) sendStdin(ctx context.Context, p Process, chunks <-chan chunk, ended <-chan struct{}) error {
+	for {
+		var in chunk
+		select {
+		case in = <-chunks:
+		case <-ended:
+			return nil
+		}
+		if err := c.writeStdin(ctx, p, in.data); err != nil {
+			return err
+		}
+		if in.err == nil {
 			continue
 		}
 		if _, err := c.CloseStdin(ctx, &agentpb.CloseStdinRequest{ContainerId: p.ContainerID, ExecId: p.ExecID}); err != nil {
 			return fmt.Errorf("close stdin of %q: %w", p.ContainerID, err)
 		}
-		if errors.Is(readErr, io.EOF) {
+		if errors.Is(in.err, io.EOF) {
 			return nil
 		}
-		return fmt.Errorf("read stdin: %w", readErr)
+		return fmt.Errorf("read stdin: %w", in.err)
 	}
+}
+
+func (c *Client) writeStdin(ctx context.Context, p Process, data []byte) error {
+	for len(data) > 0 {
+		w, err := c.WriteStdin(ctx, &agentpb.WriteStreamRequest{ContainerId: p.ContainerID, ExecId: p.ExecID, Data: data})
+		if err != nil {
+			return fmt.Errorf("write stdin of %q: %w", p.ContainerID, err)
+		}
+		if w.GetLen() == 0 || int(w.GetLen()) > len(data) {
+			return fmt.Errorf("write stdin of %q: the agent took %d of %d bytes", p.ContainerID, w.GetLen(), len(data))
+		}
+		data = data[w.GetLen():]
+	}
+	return nil
 }
 
 // forward sends signals and terminal sizes until ctx ends. A call that fails
