@@ -5,6 +5,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 
 	// Rules for devices in cgroups; without it a container with any is refused.
 	_ "github.com/opencontainers/cgroups/devices"
@@ -24,4 +25,8 @@ func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv(initPipe) != "" {
 		libcontainer.Init()
 	}
+	// libcontainer moves threads of the agent into a container's mount namespace
+	// and throws them away. Go never throws the first thread away, by which
+	// /proc/self goes: main keeps it, so that no other goroutine gets there.
+	runtime.LockOSThread()
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -27,7 +28,11 @@ type options struct {
 func parseOptions(args []string, errs io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("cocoon guest", flag.ContinueOnError)
-	f.SetOutput(errs)
+	f.SetOutput(io.Discard) // errors are one line, printed below
+	f.Usage = func() {
+		f.SetOutput(errs)
+		f.PrintDefaults()
+	}
 	f.StringVar(&o.listen, "agent-listen", "", "serve the agent at `address`: unix:///path, tcp://ip:port or vsock://cid:port")
 	f.StringVar(&o.policy, "policy", "", "`file` with the policy to start with; without one every request is refused")
 	f.StringVar(&o.aa, "aa-config", "", "aa.toml `file`")
@@ -35,19 +40,11 @@ func parseOptions(args []string, errs io.Writer) (options, error) {
 	f.StringVar(&o.root, "root", "", "write below `dir` instead of /run")
 	f.StringVar(&o.tee, "tee", "", "attest as `platform` instead of detecting it; sample proves nothing")
 	f.StringVar(&o.rest, "rest-listen", "", "loopback `address` of the REST API, default 127.0.0.1:8006")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		err := fmt.Errorf("unexpected argument %q", f.Arg(0))
-		fmt.Fprintf(errs, "cocoon guest: %v\n", err)
-		return o, err
-	}
-	if o.listen != "" {
-		if _, err := config.ParseAddress(o.listen); err != nil {
-			fmt.Fprintf(errs, "cocoon guest: --agent-listen: %v\n", err)
-			return o, err
+	if err := o.parse(f, args); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintf(errs, "cocoon guest: %v; see cocoon guest -h\n", err)
 		}
+		return o, err
 	}
 	if o.root != "" {
 		abs, err := filepath.Abs(o.root)
@@ -57,6 +54,28 @@ func parseOptions(args []string, errs io.Writer) (options, error) {
 		o.root = abs
 	}
 	return o, nil
+}
+
+func (o *options) parse(f *flag.FlagSet, args []string) error {
+	usage := f.Usage
+	f.Usage = func() {} // the flag package calls it for every mistake
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		usage()
+		return err
+	case err != nil:
+		return err
+	case f.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if o.listen == "" {
+		return nil
+	}
+	if _, err := config.ParseAddress(o.listen); err != nil {
+		return fmt.Errorf("--agent-listen: %w", err)
+	}
+	return nil
 }
 
 // any tells whether a flag was given.

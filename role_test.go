@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,10 +57,19 @@ func TestWrongFlagsAreRefusedWithOneReason(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var errs bytes.Buffer
-			if _, err := parseOptions(tc.args, &errs); err == nil || !strings.Contains(errs.String(), tc.says) {
-				t.Errorf("error %v, output %q; want one that says %q", err, &errs, tc.says)
+			_, err := parseOptions(tc.args, &errs)
+			if err == nil || !strings.Contains(errs.String(), tc.says) || strings.Count(errs.String(), "\n") != 1 {
+				t.Errorf("error %v, output %q; want one line that says %q", err, &errs, tc.says)
 			}
 		})
+	}
+}
+
+func TestHelpListsTheFlags(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if _, err := parseOptions([]string{"-h"}, &out); !errors.Is(err, flag.ErrHelp) || !strings.Contains(out.String(), "-agent-listen") {
+		t.Errorf("got %v, %q", err, &out)
 	}
 }
 
