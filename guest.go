@@ -202,7 +202,7 @@ func (g *guest) startPuller(context.Context) (err error) {
 		WorkDir:       g.path(im.WorkDir),
 		ExtraRootsPEM: im.ExtraRoots,
 		Proxy:         imagers.Proxy{HTTPS: im.Proxy.HTTPS, HTTP: im.Proxy.HTTP, NoProxy: im.Proxy.No},
-		MaxConcurrent: min(im.MaxConcurrentDownloads, goruntime.GOMAXPROCS(0)),
+		MaxConcurrent: min(im.MaxConcurrentDownloads, goruntime.GOMAXPROCS(0)+1),
 		AuthURI:       im.RegistryAuthURI,
 		PolicyURI:     im.SecurityPolicyURI,
 		Policy:        im.SecurityPolicy,

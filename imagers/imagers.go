@@ -61,7 +61,7 @@ type Config struct {
 	WorkDir       string        // default DefaultWorkDir
 	ExtraRootsPEM []string      // certificates that are trusted beside the system's
 	Proxy         Proxy         // default none
-	MaxConcurrent int           // layers unpacked at once, over all images; default the number of cores
+	MaxConcurrent int           // layers unpacked at once, over all images; default one more than cores
 	AuthURI       string        // auth.json: kbs://, file:// or a path; default anonymous
 	PolicyURI     string        // policy.json, likewise; goes before Policy
 	Policy        string        // policy.json itself; with neither every image is accepted
@@ -130,7 +130,8 @@ func (c Config) withDefaults() Config {
 		c.WorkDir = DefaultWorkDir
 	}
 	if c.MaxConcurrent <= 0 {
-		c.MaxConcurrent = runtime.GOMAXPROCS(0)
+		// One more than cores: the last layers of an image seldom end together.
+		c.MaxConcurrent = runtime.GOMAXPROCS(0) + 1
 	}
 	if c.Platform.OS == "" {
 		c.Platform.OS = "linux"

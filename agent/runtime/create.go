@@ -43,15 +43,8 @@ const abortWait = 10 * time.Second
 // or ctx ends first, nothing is left behind and the same id can be used again.
 // A program that does not exist in the container is reported here, by an error
 // that wraps ErrNotFound and reads "the file <name> was not found".
+// Errors do not repeat the id, which the caller has.
 func (r *Runtime) Create(ctx context.Context, req CreateRequest) (*Container, error) {
-	c, err := r.create(ctx, req)
-	if err != nil {
-		return nil, fmt.Errorf("create container %q: %w", req.ID[:min(len(req.ID), maxIDLength)], err)
-	}
-	return c, nil
-}
-
-func (r *Runtime) create(ctx context.Context, req CreateRequest) (*Container, error) {
 	if err := checkID(req.ID); err != nil {
 		return nil, err
 	}

@@ -37,7 +37,8 @@ type PullResult struct {
 	Config []byte
 }
 
-// Puller fetches, verifies and mounts images. Errors carry a stage. A pull
+// Puller fetches, verifies and mounts images. Errors carry a stage and say
+// "Failed to pull image", which users of the peers look for, with the image. A pull
 // that fails, or whose context ends, leaves nothing at Bundle/rootfs.
 type Puller interface {
 	Pull(ctx context.Context, req PullRequest) (PullResult, error)
@@ -83,7 +84,7 @@ func (m *Manager) imagePull(ctx context.Context, r request) (releaseFunc, error)
 	}
 	res, err := m.cfg.Puller.Pull(ctx, PullRequest{Image: r.GetSource(), Bundle: bundle, Metadata: metadata})
 	if err != nil {
-		return nil, fmt.Errorf("Failed to pull image %q: %w", r.GetSource(), err) //nolint:staticcheck // peers match this text
+		return nil, err
 	}
 	release := func(ctx context.Context) error { return m.cfg.Puller.Release(ctx, bundle) }
 	if err := m.checkRoot(bundle); err != nil {

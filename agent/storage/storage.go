@@ -154,7 +154,11 @@ func (m *Manager) attachOne(ctx context.Context, owner string, s *agentpb.Storag
 	}
 	release, err := drive(ctx, request{owner: owner, Storage: s})
 	if err != nil {
-		err = stage.Wrap(stage.Mount, fmt.Errorf("storage %q on %q: %w", s.GetDriver(), s.GetMountPoint(), err))
+		// What a puller says is for the pod's owner, who does not know the path.
+		if s.GetDriver() != DriverImagePull {
+			err = fmt.Errorf("storage %q on %q: %w", s.GetDriver(), s.GetMountPoint(), err)
+		}
+		err = stage.Wrap(stage.Mount, err)
 		m.fail(owner, s.GetMountPoint(), e, err)
 		return err
 	}

@@ -54,7 +54,10 @@ func (r *Repository) document(ctx context.Context, d v1.Descriptor, limit int64)
 		return nil, err
 	}
 	data, err := bounded.ReadAll(b, limit)
-	return data, errors.Join(err, b.Close())
+	if err := errors.Join(err, b.Close()); err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d.Digest, err)
+	}
+	return data, nil
 }
 
 // blob is a verifying, resuming reader of one blob.
@@ -98,7 +101,7 @@ func (b *blob) final(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.EOF
 	}
-	return classify(fmt.Errorf("fetch blob %s: %w", b.desc.Digest, err))
+	return classify(fmt.Errorf("fetch: %w", err))
 }
 
 // readOnce reads from the request under way, or starts one. It returns 0, nil
@@ -150,7 +153,7 @@ func (b *blob) end() error {
 
 func (b *blob) verdict() error {
 	if got := digest.NewDigest(b.desc.Digest.Algorithm(), b.sum); got != b.desc.Digest {
-		return stage.Errorf(stage.Digest, "content has digest %s", got)
+		return stage.Errorf(stage.Digest, "content has digest %s, want %s", got, b.desc.Digest)
 	}
 	return io.EOF
 }

@@ -135,7 +135,12 @@ func Layer(ctx context.Context, root *safepath.Root, blob io.Reader, o Options) 
 	if err != nil {
 		return Result{}, in.cause(err)
 	}
-	defer func() { err = errors.Join(err, plain.Close()) }()
+	defer func() {
+		// A decoder repeats the error of its source when it is closed.
+		if closed := plain.Close(); err == nil {
+			err = closed
+		}
+	}()
 	sum := o.DiffID.Algorithm().Hash()
 	out := &plainReader{r: plain, sum: sum, in: in, lim: &lim}
 	a := newApplier(root, &lim, in)
