@@ -228,7 +228,7 @@ func (g *guest) loadPolicy(ctx context.Context) (err error) {
 		return nil
 	}
 	if err := g.policy.Load(ctx, string(text.Data)); err != nil {
-		return stage.Errorf(stage.Policy, "policy from %s: %w", text.From, err)
+		return stage.Errorf(stage.Policy, "policy from %q: %w", text.From, err)
 	}
 	g.log.Info("policy in force", "from", text.From)
 	return nil

@@ -43,14 +43,14 @@ func compile(text string, rules []string) (*program, error) {
 	caps := capabilities()
 	mod, err := parse(text, caps)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBadPolicy, err)
+		return nil, fmt.Errorf("%w: %w", ErrBadPolicy, mistakes(err))
 	}
 	if want := ast.MustParseRef("data." + policyPackage); !mod.Package.Path.Equal(want) {
 		return nil, fmt.Errorf("%w: package is %s, want %s", ErrBadPolicy, mod.Package.Path, want)
 	}
 	c := ast.NewCompiler().WithCapabilities(caps).WithEnablePrintStatements(true)
 	if c.Compile(map[string]*ast.Module{policyPackage: mod}); c.Failed() {
-		return nil, fmt.Errorf("%w: %w", ErrBadPolicy, c.Errors)
+		return nil, fmt.Errorf("%w: %w", ErrBadPolicy, mistakes(c.Errors))
 	}
 	sum := sha256.Sum256([]byte(text))
 	p := &program{compiler: c, queries: make(map[string]ast.Body), digest: hex.EncodeToString(sum[:])}
