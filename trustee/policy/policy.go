@@ -183,7 +183,8 @@ func lookupFunc(lookup func(string) (any, bool)) *topdown.Builtin {
 }
 
 // capabilities are OPA's less every function that reaches outside of the
-// evaluation; the clock stays, since policies may expire.
+// evaluation: to the network, to the environment, or, by way of a reference
+// within a JSON schema, to files. The clock stays, since policies may expire.
 func capabilities() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	kept := make([]*ast.Builtin, 0, len(c.Builtins)+1)
@@ -199,7 +200,8 @@ func capabilities() *ast.Capabilities {
 
 func reachesOut(name string) bool {
 	switch name {
-	case "http.send", "net.lookup_ip_addr", "opa.runtime", "rego.parse_module", "trace", "print", "internal.print":
+	case "http.send", "net.lookup_ip_addr", "json.match_schema", "json.verify_schema",
+		"opa.runtime", "rego.parse_module", "trace", "print", "internal.print":
 		return true
 	}
 	return false

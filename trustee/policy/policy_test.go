@@ -69,6 +69,7 @@ func TestNoPolicyReachesOut(t *testing.T) {
 	t.Parallel()
 	for _, call := range []string{
 		`http.send({"method": "get", "url": "http://127.0.0.1"})`, `net.lookup_ip_addr("localhost")`, `opa.runtime()`, `rego.parse_module("a", "package a")`,
+		`json.match_schema({}, {"$ref": "file:///etc/hostname"})`, `json.verify_schema({"$ref": "http://127.0.0.1/"})`,
 	} {
 		if _, err := Compile("package policy\nx := " + call); !errors.Is(err, ErrBadPolicy) {
 			t.Errorf("%s: error %v", call, err)
