@@ -11,13 +11,11 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/BurntSushi/toml"
+	"cocoon/internal/config/shallow"
 )
 
-const (
-	maxInitData = 1 << 20
-	maxNesting  = 64
-)
+// maxInitData bounds the document, in bytes.
+const maxInitData = 1 << 20
 
 // ErrBadInitData is returned for an init data document that cannot be read.
 var ErrBadInitData = errors.New("invalid init data")
@@ -31,15 +29,12 @@ type initData struct {
 // parseInitData reads the TOML text of a guest, whose exact bytes the TEE
 // measured, and computes its digest by the algorithm it names.
 func parseInitData(body string) (*initData, error) {
-	if len(body) > maxInitData {
-		return nil, fmt.Errorf("%d bytes, at most %d: %w", len(body), maxInitData, ErrBadInitData)
-	}
 	var doc struct {
 		Version   string            `toml:"version"`
 		Algorithm string            `toml:"algorithm"`
 		Data      map[string]string `toml:"data"`
 	}
-	meta, err := decodeTOML(body, &doc)
+	meta, err := shallow.Decode([]byte(body), maxInitData, &doc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadInitData, err)
 	}
@@ -87,7 +82,7 @@ func expand(claims map[string]any, files map[string]string) {
 		if !ok {
 			continue
 		}
-		if _, err := decodeTOML(text, &v); err == nil {
+		if _, err := shallow.Decode([]byte(text), maxInitData, &v); err == nil {
 			claims[name] = v
 		}
 	}
@@ -97,23 +92,4 @@ func expand(claims map[string]any, files map[string]string) {
 		delete(claims, "policy.rego")
 		claims["agent_policy_claims"] = v
 	}
-}
-
-// decodeTOML guards the decoder, which recurses once per open bracket, against
-// documents that are nothing but brackets. Brackets within strings count as
-// well; text that closes what it opens is never refused.
-func decodeTOML(text string, v any) (toml.MetaData, error) {
-	depth := 0
-	for i := range len(text) {
-		switch text[i] {
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth = max(0, depth-1)
-		}
-		if depth > maxNesting {
-			return toml.MetaData{}, fmt.Errorf("nested deeper than %d: %w", maxNesting, ErrBadInitData)
-		}
-	}
-	return toml.Decode(text, v)
 }
