@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/BurntSushi/toml"
+	"cocoon/internal/config/shallow"
 )
 
 // DefaultInitPCR is the register that measurements go to when neither the
@@ -17,8 +17,8 @@ import (
 const DefaultInitPCR = 17
 
 const (
-	maxConfig  = 1 << 20
-	maxPCR     = 23 // the last one that a TPM has
+	maxConfig  = 1 << 20 // bytes
+	maxPCR     = 23      // the last one that a TPM has
 	maxUnknown = 32
 )
 
@@ -67,10 +67,7 @@ type Log struct {
 // gives the defaults.
 func ParseConfig(text []byte) (Config, error) {
 	c := Config{EventLog: EventLog{InitPCR: DefaultInitPCR}, Log: Log{Level: "info"}}
-	if len(text) > maxConfig {
-		return Config{}, fmt.Errorf("parse aa.toml: %d bytes, at most %d are read", len(text), maxConfig)
-	}
-	meta, err := toml.Decode(string(text), &c)
+	meta, err := shallow.Decode(text, maxConfig, &c)
 	if err != nil {
 		return Config{}, fmt.Errorf("parse aa.toml: %w", err)
 	}

@@ -4,9 +4,12 @@
 package attest
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	"cocoon/internal/config/shallow"
 )
 
 const fullConfig = `
@@ -70,6 +73,30 @@ func TestABadConfigurationIsRefused(t *testing.T) {
 	} {
 		if c, err := ParseConfig([]byte(text)); err == nil {
 			t.Errorf("%s: taken as %+v", name, c)
+		}
+	}
+}
+
+func TestAConfigurationThatWouldStallTheDecoderIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"dotted key":    strings.Repeat("a.", 200_000) + "b = 1",
+		"dotted table":  "[" + strings.Repeat("a.", 200_000) + "b]",
+		"nested arrays": "x = " + strings.Repeat("[", 200_000),
+		"nested tables": "x = " + strings.Repeat("{a=", 200_000),
+		"many tables":   strings.Repeat("[[a]]\n", 100_000),
+	} {
+		if _, err := ParseConfig([]byte(text)); !errors.Is(err, shallow.ErrShape) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAConfigurationsErrorsDoNotQuoteIt(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"x = hunter2", "[log]\nlevel = [\"hunter2\"]", "[token_configs.kbs]\nurl = {a = \"hunter2\"}"} {
+		if _, err := ParseConfig([]byte(text)); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }
