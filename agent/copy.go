@@ -58,7 +58,7 @@ func (s *service) GetDiagnosticData(_ context.Context, r *agentpb.GetDiagnosticD
 	if top == "" {
 		return nil, fmt.Errorf("termination message at %q, outside %q: %w", source, s.deps.Paths.Run, ErrInvalid)
 	}
-	text, err := readHead(top, source)
+	text, err := s.sandbox.readHead(top, source)
 	if err != nil {
 		return nil, fmt.Errorf("read termination message: %w", err)
 	}
@@ -82,7 +82,7 @@ func (c *container) terminationSource() (string, error) {
 // readHead reads the beginning of a regular file inside top as text. The
 // workload may have put anything there, so a link leads nowhere else and a
 // named pipe is not waited for. No file gives no text.
-func readHead(top, file string) (_ string, err error) {
+func (s *sandbox) readHead(top, file string) (_ string, err error) {
 	root, err := safepath.OpenRoot(top)
 	if err != nil {
 		return "", err
@@ -102,6 +102,14 @@ func readHead(top, file string) (_ string, err error) {
 	}
 	if !st.Mode().IsRegular() {
 		return "", fmt.Errorf("%q is not a regular file", file)
+	}
+	// The host names the file, by an annotation and a mount.
+	secret, err := s.wasSealed(int(f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	if secret {
+		return "", fmt.Errorf("%q holds a secret that was sealed: %w", file, ErrInvalid)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxTermination))
 	if err != nil {

@@ -48,6 +48,7 @@ type sandbox struct {
 	pidNS      *os.File   // the pid namespace of the pod, held open
 	pidOwner   *container // whose first process made it
 	drains     map[drainKey]struct{}
+	opened     map[fileID]struct{} // files that hold secrets which were sealed
 }
 
 type sandboxState int
@@ -76,6 +77,7 @@ func newSandbox(d Deps) *sandbox {
 		destroyed:  make(chan struct{}),
 		containers: make(map[string]*container),
 		drains:     make(map[drainKey]struct{}),
+		opened:     make(map[fileID]struct{}),
 	}
 }
 

@@ -130,10 +130,30 @@ func (s *sandbox) unsealEntry(ctx context.Context, root *safepath.Root, rel stri
 	if err != nil {
 		return fmt.Errorf("file %q: %w", rel, err)
 	}
-	if err := replaceFile(root, rel, plain, st); err != nil {
+	file, err := replaceFile(root, rel, plain, st)
+	if err != nil {
 		return fmt.Errorf("replace sealed file %q: %w", rel, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened[file] = struct{}{}
 	return nil
+}
+
+// fileID tells a file from all others, whatever its names.
+type fileID struct{ dev, ino uint64 }
+
+// wasSealed reports whether an open file holds a secret that was opened here.
+// The host, which may have copied the sealed text itself, must not read it.
+func (s *sandbox) wasSealed(fd int) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, fmt.Errorf("look at file: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.opened[fileID{st.Dev, st.Ino}]
+	return ok, nil
 }
 
 // readSealed returns the content of a sealed file, or nil if rel is anything
@@ -170,21 +190,22 @@ func readSealed(root *safepath.Root, rel string) (_ []byte, st unix.Stat_t, err 
 	return append(head, bytes.TrimSpace(rest)...), st, nil
 }
 
-// replaceFile puts a file with the owner and mode of st in place of rel.
-func replaceFile(root *safepath.Root, rel string, data []byte, st unix.Stat_t) (err error) {
+// replaceFile puts a file with the owner and mode of st in place of rel, and
+// says which it is.
+func replaceFile(root *safepath.Root, rel string, data []byte, st unix.Stat_t) (id fileID, err error) {
 	dir, base, err := root.OpenParent(rel)
 	if err != nil {
-		return err
+		return id, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	dfd := int(dir.Fd())
 	temp := ".unsealed-" + base[:min(len(base), 200)]
 	if err := unix.Unlinkat(dfd, temp, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
+		return id, err
 	}
 	fd, err := unix.Openat(dfd, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return err
+		return id, err
 	}
 	f := os.NewFile(uintptr(fd), temp)
 	_, err = f.Write(data)
@@ -194,12 +215,15 @@ func replaceFile(root *safepath.Root, rel string, data []byte, st unix.Stat_t) (
 	if err == nil {
 		err = unix.Fchmod(fd, st.Mode&0o7777)
 	}
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = unix.Renameat(dfd, temp, dfd, base)
 	}
 	if err != nil {
-		return errors.Join(err, unix.Unlinkat(dfd, temp, 0))
+		return id, errors.Join(err, unix.Unlinkat(dfd, temp, 0))
 	}
-	return nil
+	return fileID{st.Dev, st.Ino}, nil
 }

@@ -104,3 +104,42 @@ func TestASealedSecretThatCannotBeOpenedStopsTheContainer(t *testing.T) {
 		})
 	}
 }
+
+// TestTheHostCannotReadAnOpenedSecret has the host copy a sealed secret, which
+// it knows from the pod, and ask for it as a termination message.
+func TestTheHostCannotReadAnOpenedSecret(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, guestOptions{unsealer: reverser{}})
+	vol := g.volume(t, "c1-vol", map[string]string{"key": "sealed.elif"})
+	file := g.paths.Shared + "/c1-one"
+	if _, err := g.CopyFile(limited(t), &agentpb.CopyFileRequest{
+		Path: file, FileMode: unix.S_IFREG | 0o600, FileSize: 10, Data: []byte("sealed.eno"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r := g.container("c1", "true")
+	r.OCI.Mounts = append(r.OCI.Mounts,
+		&agentpb.Mount{Destination: "/one", Source: file, Type: "bind", Options: []string{"bind"}},
+		&agentpb.Mount{Destination: "/key", Source: vol + "/key", Type: "bind", Options: []string{"bind"}})
+	r.OCI.Annotations = map[string]string{terminationMessage: "/one"}
+	g.created(t, r)
+	// A later container finds the file open already, and by another name.
+	if _, err := g.CopyFile(limited(t), &agentpb.CopyFileRequest{
+		Path: g.paths.Shared + "/alias", FileMode: unix.S_IFLNK | 0o777, Data: []byte("c1-one"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for id, source := range map[string]string{"c2": file, "c3": g.paths.Shared + "/alias", "c4": vol + "/key"} {
+		later := g.container(id, "true")
+		later.OCI.Mounts = append(later.OCI.Mounts, &agentpb.Mount{Destination: "/m", Source: source, Type: "bind", Options: []string{"bind"}})
+		later.OCI.Annotations = map[string]string{terminationMessage: "/m"}
+		g.created(t, later)
+	}
+	for _, id := range []string{"c1", "c2", "c3", "c4"} {
+		d, err := g.GetDiagnosticData(limited(t), &agentpb.GetDiagnosticDataRequest{LogType: "termination_log", ContainerId: id})
+		if err == nil {
+			t.Fatalf("%s: the host reads %q", id, d.GetData())
+		}
+		wantStatus(t, err, codes.InvalidArgument, "was sealed")
+	}
+}
