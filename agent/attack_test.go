@@ -301,6 +301,33 @@ func TestALinkInTheSharedDirectoryBringsInNothingOfTheGuest(t *testing.T) {
 	}
 }
 
+// TestALinkInAVolumeOrAnImageBringsInNothingOfTheGuest has a container, or an
+// image, plant the link.
+func TestALinkInAVolumeOrAnImageBringsInNothingOfTheGuest(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, guestOptions{})
+	outside, volume := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "secret"), []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, volume+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	g.puller.link = outside
+	for _, source := range []string{volume + "/link", volume + "/link/secret", "rootfs/link", "rootfs/link/secret", strings.Repeat("../", 12) + outside[1:]} {
+		r := g.container("c1", "ls", "/mnt")
+		r.OCI.Mounts = append(r.OCI.Mounts, &agentpb.Mount{Destination: "/mnt", Source: source, Type: "bind", Options: []string{"rbind"}})
+		if _, err := g.CreateContainer(limited(t), r); err == nil {
+			t.Fatalf("%q was mounted", source)
+		} else if !strings.Contains(err.Error(), `source of mount "/mnt"`) && !strings.Contains(err.Error(), "leaves the bundle") {
+			t.Errorf("%q: %v", source, err)
+		}
+	}
+	r := g.container("c1", "ls", "/mnt")
+	r.OCI.Mounts = append(r.OCI.Mounts, &agentpb.Mount{Destination: "/mnt", Source: volume, Type: "bind", Options: []string{"rbind"}})
+	g.created(t, r)
+}
+
 func TestARootIsTakenFromTheRunDirectoryOnly(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t, guestOptions{})

@@ -72,10 +72,13 @@ func (s *sandbox) setRoot(ctx context.Context, id string, spec *specs.Spec) erro
 	return nil
 }
 
-// confineMounts resolves the sources of bind mounts that lie below the run
-// directory, where the host can put symbolic links: the mount gets the path
-// that was found inside, and a link cannot bring in a part of the guest.
-func (s *sandbox) confineMounts(mounts []specs.Mount) error {
+// confineMounts resolves the sources of bind mounts. Those below the run
+// directory, where the host can put symbolic links, get the path that was
+// found inside, so that a link cannot bring in a part of the guest; so do
+// relative ones, which lie in the bundle, where an image can put links. A
+// source elsewhere must not lead through a link: it may lie in a volume that a
+// container writes to, and policy has judged its name only.
+func (s *sandbox) confineMounts(bundle string, mounts []specs.Mount) error {
 	for i := range mounts {
 		m := &mounts[i]
 		if !isBind(m) {
@@ -84,17 +87,32 @@ func (s *sandbox) confineMounts(mounts []specs.Mount) error {
 		if path.Clean(m.Source) != m.Source {
 			return fmt.Errorf("mount source %q is not clean: %w", m.Source, ErrInvalid)
 		}
-		top := s.confinement(m.Source)
-		if top == "" {
-			continue
+		if !path.IsAbs(m.Source) {
+			if !filepath.IsLocal(m.Source) {
+				return fmt.Errorf("mount source %q leaves the bundle: %w", m.Source, ErrInvalid)
+			}
+			m.Source = path.Join(bundle, m.Source)
 		}
-		real, err := resolveBelow(top, m.Source)
+		real, err := s.resolveSource(m.Source)
 		if err != nil {
 			return fmt.Errorf("source of mount %q: %w", m.Destination, err)
 		}
 		m.Source = real
 	}
 	return nil
+}
+
+func (s *sandbox) resolveSource(source string) (string, error) {
+	if top := s.confinement(source); top != "" {
+		return resolveBelow(top, source)
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, source, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return "", fmt.Errorf("open %q without following links: %w", source, err)
+	}
+	return source, unix.Close(fd)
 }
 
 func isBind(m *specs.Mount) bool {

@@ -134,7 +134,7 @@ func (s *sandbox) adapt(ctx context.Context, spec *specs.Spec, r *agentpb.Create
 	if err := s.unsealFiles(ctx, spec.Mounts); err != nil {
 		return err
 	}
-	return stage.Wrap(stage.Mount, s.confineMounts(spec.Mounts))
+	return stage.Wrap(stage.Mount, s.confineMounts(s.paths.bundle(r.GetContainerId()), spec.Mounts))
 }
 
 // made is a container that the runtime has made, on its way to the books.

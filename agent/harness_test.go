@@ -187,6 +187,7 @@ type busyboxPuller struct {
 	fail  error
 	block chan struct{} // when set, a pull waits for it or for its context
 	began chan struct{} // when set, told of each pull
+	link  string        // when set, where /link of each image leads
 }
 
 func (b *busyboxPuller) Pull(ctx context.Context, r PullRequest) (PullResult, error) {
@@ -220,6 +221,11 @@ func (b *busyboxPuller) Pull(ctx context.Context, r PullRequest) (PullResult, er
 	}
 	b.roots[r.Bundle] = true
 	b.mu.Unlock()
+	if b.link != "" {
+		if err := os.Symlink(b.link, filepath.Join(root, "link")); err != nil {
+			return PullResult{}, err
+		}
+	}
 	return PullResult{Digest: "sha256:" + strings.Repeat("0", 64)}, fillBusybox(root)
 }
 
