@@ -249,7 +249,7 @@ func (g *guest) startAgent(context.Context) error {
 	}
 	g.agent, err = agent.New(agent.Deps{
 		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images}, Unsealer: g.hub,
-		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log.With("subsystem", "rpc"),
+		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log,
 	})
 	return err
 }
