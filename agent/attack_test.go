@@ -86,7 +86,7 @@ func TestAContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 			r.OCI.Linux.Devices = []*agentpb.LinuxDevice{{Path: trustedStore, Type: "b"}}
 		}, codes.Unimplemented, "trusted image store"},
 		"unknown storage": {func(r *agentpb.CreateContainerRequest) {
-			r.Storages = append(r.Storages, &agentpb.Storage{Driver: "9p", MountPoint: g.paths.Run + "/x"})
+			r.Storages = append(r.Storages, &agentpb.Storage{Driver: "9p", MountPoint: g.paths.Run + "/sandbox/x"})
 		}, codes.Internal, "Failed to find the storage handler 9p"},
 		"the guest's mount namespace": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Linux.Namespaces[2].Path = "/proc/1/ns/mnt"
@@ -220,7 +220,7 @@ func TestASandboxIsCreatedOnce(t *testing.T) {
 		"no module":        {KernelModules: []*agentpb.KernelModule{{}}},
 		"option parameter": {KernelModules: []*agentpb.KernelModule{{Name: "loop", Parameters: []string{"--force"}}}},
 		"absent module":    {KernelModules: []*agentpb.KernelModule{{Name: "cocoon_absent"}}},
-		"second storage":   {Storages: []*agentpb.Storage{shm, {Driver: "none", MountPoint: g.paths.Run + "/y"}}},
+		"second storage":   {Storages: []*agentpb.Storage{shm, {Driver: "none", MountPoint: g.paths.Run + "/sandbox/y"}}},
 		"storage outside":  {Storages: []*agentpb.Storage{{Driver: "ephemeral", Fstype: "tmpfs", MountPoint: "/mnt"}}},
 	} {
 		if _, err := g.CreateSandbox(limited(t), r); err == nil {
@@ -365,11 +365,18 @@ func TestAStorageDoesNotReachIntoAnotherContainer(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t, guestOptions{})
 	g.created(t, g.container("victim", "true"))
-	for _, point := range []string{g.paths.bundle("victim"), g.paths.bundle("victim") + "/rootfs/bin"} {
+	for _, point := range []string{
+		g.paths.bundle("victim"), g.paths.bundle("victim") + "/rootfs/bin",
+		g.paths.bundle("later") + "/rootfs/bin", // not made yet
+		g.paths.Run + "/image", g.paths.Run + "/image/layers/x",
+	} {
+		stolen := &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: point}
 		r := g.container("c1", "true")
-		r.Storages = append(r.Storages, &agentpb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: point})
+		r.Storages = append(r.Storages, stolen)
 		_, err := g.CreateContainer(limited(t), r)
-		wantStatus(t, err, codes.InvalidArgument, `in the bundle of container "victim"`)
+		wantStatus(t, err, codes.InvalidArgument, "no place of the container or the pod")
+		_, err = g.CreateSandbox(limited(t), &agentpb.CreateSandboxRequest{Storages: []*agentpb.Storage{stolen}})
+		wantStatus(t, err, codes.InvalidArgument, "no place of the container or the pod")
 	}
 }
 

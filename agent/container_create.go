@@ -107,17 +107,22 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r)})
 }
 
-// checkPlaces refuses a storage that would be mounted in another container's
-// bundle.
+// checkPlaces lets the storages of a container, or of the sandbox if id is
+// empty, be mounted in the container's bundle and in what the pod shares. A
+// place in the bundle of another container is refused even if there is none of
+// that id yet: it may be made while an earlier storage of the list is attached.
+// In the image store the host could replace layers that were verified.
 func (s *sandbox) checkPlaces(id string, list []*agentpb.Storage) error {
 	for _, st := range list {
 		rel, ok := strings.CutPrefix(st.GetMountPoint(), s.paths.Run+"/")
 		if !ok {
 			continue // the storage manager refuses it, with the reason
 		}
-		if first, _, _ := strings.Cut(rel, "/"); first != id && s.known(first) {
-			return fmt.Errorf("storage %q in the bundle of container %q: %w", st.GetDriver(), first, ErrInvalid)
+		first, _, _ := strings.Cut(rel, "/")
+		if first == id || first == "sandbox" || first == "shared" {
+			continue
 		}
+		return fmt.Errorf("storage %q at %q, which is no place of the container or the pod: %w", st.GetDriver(), st.GetMountPoint(), ErrInvalid)
 	}
 	return nil
 }

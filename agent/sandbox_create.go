@@ -29,6 +29,9 @@ func (s *sandbox) create(ctx context.Context, r *agentpb.CreateSandboxRequest) e
 	if err := checkSandboxRequest(r); err != nil {
 		return err
 	}
+	if err := s.checkPlaces("", r.GetStorages()); err != nil {
+		return err
+	}
 	if err := s.begin(); err != nil {
 		return err
 	}
