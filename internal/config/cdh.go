@@ -122,7 +122,7 @@ func (b *builder) cdh() error {
 		if imageTable, err = b.cdhFile(b.in.CDH); err != nil {
 			return fmt.Errorf("parse %s: %w", b.in.CDH.From, err)
 		}
-	} else if err := b.kbcWord(); err != nil {
+	} else if err := errors.Join(b.kbcWord(), b.kbcOfAA()); err != nil {
 		return err
 	}
 	if !imageTable {
@@ -277,6 +277,35 @@ func (b *builder) kbcWord() error {
 	}
 	b.cfg.CDH.KBC = k
 	b.cfg.origin["cdh.kbc"] = FromCmdline
+	return nil
+}
+
+// kbcOfAA takes the broker of aa.toml for a data hub that nothing configures:
+// an owner who named one for attestation does not mean files of the image.
+func (b *builder) kbcOfAA() error {
+	if b.in.AA == nil || b.cfg.origin["cdh.kbc"] != "" {
+		return nil
+	}
+	var file struct {
+		Tokens struct {
+			KBS struct {
+				URL  string `toml:"url"`
+				Cert string `toml:"cert"`
+			} `toml:"kbs"`
+		} `toml:"token_configs"`
+	}
+	if _, err := shallow.Decode(b.in.AA.Data, MaxTOML, &file); err != nil {
+		return fmt.Errorf("parse %s: %w", b.in.AA.From, err)
+	}
+	if file.Tokens.KBS.URL == "" {
+		return nil
+	}
+	k := KBC{Name: KBCRemote, URL: file.Tokens.KBS.URL, Cert: file.Tokens.KBS.Cert}
+	if err := k.normalize(); err != nil {
+		return fmt.Errorf("token_configs.kbs of %s: %w", b.in.AA.From, err)
+	}
+	b.cfg.CDH.KBC = k
+	b.cfg.origin["cdh.kbc"] = b.in.AA.From
 	return nil
 }
 

@@ -199,10 +199,44 @@ func TestABadCDHTOMLIsRefused(t *testing.T) {
 func TestAASettingsPassThroughUnread(t *testing.T) {
 	t.Parallel()
 	in := []byte("not even TOML [")
-	c := load(t, config.Inputs{AA: &config.File{Data: in, From: "initdata"}})
+	cdh := &config.File{Data: []byte("[kbc]\nname = \"offline_fs_kbc\""), From: "initdata"}
+	c := load(t, config.Inputs{AA: &config.File{Data: in, From: "initdata"}, CDH: cdh})
 	in[0] = 'X'
 	if string(c.AA) != "not even TOML [" || c.Source("aa") != "initdata" {
 		t.Errorf("got %q from %q", c.AA, c.Source("aa"))
+	}
+}
+
+func TestWithoutCDHTOMLTheBrokerOfAATOMLIsUsed(t *testing.T) {
+	t.Parallel()
+	file := func(text string) *config.File { return &config.File{Data: []byte(text), From: "initdata"} }
+	named := file("[token_configs.kbs]\nurl = \"https://kbs.example.com/\"\ncert = '''\n" + certificate(t) + "'''\n[log]\nlevel = \"debug\"")
+	c := load(t, config.Inputs{AA: named})
+	if k := c.CDH.KBC; k.Name != config.KBCRemote || k.URL != "https://kbs.example.com" || !strings.HasPrefix(k.Cert, "-----BEGIN") || c.Source("cdh.kbc") != "initdata" {
+		t.Errorf("broker is %+v from %q", k, c.Source("cdh.kbc"))
+	}
+	for name, in := range map[string]config.Inputs{
+		"cdh.toml":     {AA: named, CDH: file("[kbc]\nname = \"offline_fs_kbc\"")},
+		"command line": {AA: named, CmdlineMeasured: true, Cmdline: "agent.aa_kbc_params=offline_fs_kbc::null"},
+		"no broker":    {AA: file("[log]\nlevel = \"info\"")},
+		"empty file":   {AA: file("")},
+		"empty url":    {AA: file("[token_configs.kbs]\nurl = \"\"")},
+	} {
+		if c := load(t, in); c.CDH.KBC.Name != config.KBCOffline {
+			t.Errorf("%s: broker is %+v", name, c.CDH.KBC)
+		}
+	}
+	for name, text := range map[string]string{
+		"not TOML":    "not even TOML [",
+		"type":        "[token_configs]\nkbs = 1",
+		"scheme":      "[token_configs.kbs]\nurl = \"ftp://kbs.example.com\"",
+		"credentials": "[token_configs.kbs]\nurl = \"https://u:p@kbs.example.com\"",
+		"certificate": "[token_configs.kbs]\nurl = \"https://kbs.example.com\"\ncert = \"x\"",
+		"shape":       strings.Repeat("a.", 100) + "b = 1",
+	} {
+		if c, err := config.Load(config.Inputs{AA: file(text)}); err == nil {
+			t.Errorf("%s: taken as %+v", name, c.CDH.KBC)
+		}
 	}
 }
 

@@ -58,7 +58,8 @@ type Inputs struct {
 	Env map[string]string
 	// CDH is cdh.toml, nil if there is none.
 	CDH *File
-	// AA is aa.toml, nil if there is none. Its content is not parsed here.
+	// AA is aa.toml, nil if there is none. Only the key broker is looked up in
+	// it, and only if nothing else names the data hub's.
 	AA *File
 	// RegistryAuth is the URI of registry credentials to use when cdh.toml
 	// names none; empty for anonymous pulls.
