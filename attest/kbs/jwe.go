@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
@@ -43,31 +42,34 @@ func (k *teeKey) decrypt(body []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// checkJWE validates the JSON form and returns the compact one.
+// checkJWE validates the JSON form and returns the compact one. Members that
+// the RFC does not define say nothing; those that it defines for other forms
+// would steer decryption from outside of the protected header.
 func (k *teeKey) checkJWE(body []byte) (string, error) {
-	var m map[string]*string
-	if err := json.Unmarshal(body, &m); err != nil {
-		return "", errors.New("answer is not a flattened JWE of strings")
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(body, &all); err != nil {
+		return "", errors.New("answer is not a flattened JWE")
 	}
-	parts := []string{"protected", "encrypted_key", "iv", "ciphertext", "tag"}
-	for name, v := range m {
-		// Brokers may send an empty aad member, which says nothing.
-		if !slices.Contains(parts, name) && (name != "aad" || v != nil && *v != "") {
-			return "", fmt.Errorf("JWE member %.32q is not allowed", name)
+	for _, name := range []string{"header", "unprotected", "recipients", "aad"} {
+		// Brokers may send an empty aad member.
+		if v := string(all[name]); v != "" && v != "null" && v != `""` {
+			return "", fmt.Errorf("JWE member %q is not allowed", name)
 		}
 	}
+	parts := []string{"protected", "encrypted_key", "iv", "ciphertext", "tag"}
 	raw, text := make([][]byte, len(parts)), make([]string, len(parts))
 	for i, name := range parts {
-		if m[name] == nil {
+		var v *string
+		if err := json.Unmarshal(all[name], &v); err != nil || v == nil {
 			return "", fmt.Errorf("JWE has no %s", name)
 		}
 		// Strict: encoding what was decoded gives the received characters
 		// again, which is what the tag is computed over.
-		b, err := strictBase64(*m[name])
+		b, err := strictBase64(*v)
 		if err != nil {
 			return "", fmt.Errorf("JWE %s: %w", name, err)
 		}
-		raw[i], text[i] = b, *m[name]
+		raw[i], text[i] = b, *v
 	}
 	if len(raw[2]) != gcmIV || len(raw[4]) != gcmTag {
 		return "", fmt.Errorf("JWE has an iv of %d and a tag of %d bytes, want %d and %d", len(raw[2]), len(raw[4]), gcmIV, gcmTag)
@@ -90,20 +92,14 @@ func (k *teeKey) checkHeader(raw []byte) error {
 	if err := json.Unmarshal(raw, &h); err != nil || h == nil {
 		return errors.New("not a JSON object")
 	}
-	for name := range h {
-		switch name {
-		case "alg", "enc", "typ", "cty":
-		case "epk":
-			if k.ec == nil {
-				return errors.New("ephemeral key with an RSA algorithm")
-			}
-		case "zip":
-			return errors.New("compressed content is not accepted")
-		case "kid":
-			return errors.New("names a key, but this guest's key has no name")
-		default:
-			return fmt.Errorf("member %.32q is not allowed", name)
+	// Other members are not understood and change nothing (RFC 7516, 4).
+	for _, name := range []string{"crit", "zip", "apu", "apv", "jwk"} {
+		if _, ok := h[name]; ok {
+			return fmt.Errorf("member %s is not accepted", name)
 		}
+	}
+	if _, ok := h["epk"]; ok && k.ec == nil {
+		return errors.New("ephemeral key with an RSA algorithm")
 	}
 	if err := wantString(h, "alg", string(k.alg)); err != nil {
 		return err
@@ -131,13 +127,21 @@ func wantString(h map[string]json.RawMessage, name, want string) error {
 // checkEphemeral refuses a key that is not a point on the TEE key's own curve,
 // which would leak the private key bit by bit.
 func (k *teeKey) checkEphemeral(raw json.RawMessage) error {
-	var epk map[string]string
-	if err := json.Unmarshal(raw, &epk); err != nil || epk == nil {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &all); err != nil || all == nil {
 		return errors.New("no ephemeral key")
 	}
+	epk := map[string]string{}
+	for _, member := range []string{"kty", "crv", "x", "y"} {
+		var v string
+		if err := json.Unmarshal(all[member], &v); err != nil {
+			return fmt.Errorf("ephemeral key has no %s", member)
+		}
+		epk[member] = v
+	}
 	name := k.ec.Curve.Params().Name
-	if epk["kty"] != "EC" || epk["crv"] != name || len(epk) != 4 {
-		return fmt.Errorf("ephemeral key is not a plain EC key on %s", name)
+	if _, private := all["d"]; private || epk["kty"] != "EC" || epk["crv"] != name {
+		return fmt.Errorf("ephemeral key is not a public EC key on %s", name)
 	}
 	size := (k.ec.Curve.Params().BitSize + 7) / 8
 	point := []byte{4}
