@@ -28,6 +28,9 @@ var (
 	// errIdle is the cause of an attempt that was given up because no bytes
 	// came.
 	errIdle = errors.New("registry sent nothing for too long")
+
+	// errSlow ends an attempt in which bytes came below minRate.
+	errSlow = errors.New("registry sent too slowly")
 )
 
 // Blob opens the blob d. Reading it yields exactly d.Size bytes and io.EOF
@@ -70,8 +73,10 @@ type blob struct {
 	err  error // final
 
 	body     io.ReadCloser // of the request under way, or nil
+	attempt  context.Context // of the request under way, with cancel
 	cancel   context.CancelCauseFunc
 	idle     *time.Timer
+	pace     pace
 	attempts int // since the last byte
 	total    int
 }
@@ -119,9 +124,7 @@ func (b *blob) readOnce(p []byte) (int, error) {
 	if left == 0 {
 		return 0, b.end()
 	}
-	b.idle.Reset(b.repo.client.idle)
-	n, err := b.body.Read(p[:min(left, int64(len(p)))])
-	b.idle.Stop() // a slow consumer is not a slow registry
+	n, err := b.take(p[:min(left, int64(len(p)))])
 	if n > 0 {
 		// A hash never returns an error.
 		_, _ = b.sum.Write(p[:n])
@@ -135,6 +138,20 @@ func (b *blob) readOnce(p []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return 0, b.failed(err)
+}
+
+// take reads from the request under way, but does not wait for a registry that
+// is silent or slow.
+func (b *blob) take(p []byte) (int, error) {
+	if b.pace.slow(b.repo.client.idle) {
+		return 0, errSlow
+	}
+	b.idle.Reset(b.repo.client.idle)
+	began := time.Now()
+	n, err := b.body.Read(p)
+	b.pace.add(n, time.Since(began))
+	b.idle.Stop() // a slow consumer is not a slow registry
+	return n, err
 }
 
 // end looks whether more is sent than the descriptor says, and gives the
@@ -161,7 +178,8 @@ func (b *blob) verdict() error {
 // failed ends the request under way and waits before the next one, or returns
 // the error that ends the transfer.
 func (b *blob) failed(err error) error {
-	if b.cancel != nil && b.ctx.Err() == nil && errors.Is(err, context.Canceled) {
+	// The transport reports its end in several ways.
+	if b.cancel != nil && errors.Is(context.Cause(b.attempt), errIdle) {
 		err = errIdle
 	}
 	b.drop()
@@ -185,7 +203,7 @@ func (b *blob) failed(err error) error {
 // open requests the bytes from the present offset on.
 func (b *blob) open() error {
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	b.cancel = cancel
+	b.attempt, b.cancel, b.pace = ctx, cancel, pace{}
 	b.idle = time.AfterFunc(b.repo.client.idle, func() { cancel(errIdle) })
 	header := http.Header{}
 	if b.off > 0 {
@@ -214,8 +232,7 @@ func (b *blob) open() error {
 func (b *blob) skip() error {
 	buf := make([]byte, 32<<10)
 	for left := b.off; left > 0; {
-		b.idle.Reset(b.repo.client.idle)
-		n, err := b.body.Read(buf[:min(left, int64(len(buf)))])
+		n, err := b.take(buf[:min(left, int64(len(buf)))])
 		left -= int64(n)
 		if err != nil && left > 0 {
 			return err

@@ -215,6 +215,31 @@ func TestASilentRegistryIsGivenUp(t *testing.T) {
 	}
 }
 
+func TestATricklingRegistryIsGivenUp(t *testing.T) {
+	t.Parallel()
+	data := bytes.Repeat([]byte("x"), 100_000)
+	reg, d, count := blobServer(t, data, func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for i := range data {
+			select {
+			case <-tick.C:
+			case <-r.Context().Done():
+				return true
+			}
+			if _, err := w.Write(data[i : i+1]); err != nil {
+				return true
+			}
+			_ = http.NewResponseController(w).Flush()
+		}
+		return true
+	})
+	_, err := fetch(t, reg, d, func(c *registry.Config) { c.IdleTimeout, c.Retry.Total = 100*time.Millisecond, 2 })
+	if stage.Of(err) != stage.Registry || !strings.Contains(err.Error(), "too slowly") || count.Load() != 2 {
+		t.Errorf("got %v after %d requests", err, count.Load())
+	}
+}
+
 func TestDescriptorsWithoutAUsableDigestAreRefused(t *testing.T) {
 	t.Parallel()
 	reg := imagetest.Serve(t)
