@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -17,19 +18,24 @@ import (
 var ErrClosed = errors.New("key broker client is closed")
 
 // expiryMargin is how long before its expiry a token is no longer handed out,
-// so that it survives the request it is used for.
+// so that it survives the request it is used for; of a short life it is half.
 const expiryMargin = 60 * time.Second
 
 // session is one finished attestation: a token and the key it is bound to.
 type session struct {
-	jwt    string
-	key    *teeKey
-	minted time.Time
-	expiry time.Time
+	jwt     string
+	key     *teeKey
+	cookies []*http.Cookie // of the handshake, for a token that no header holds
+	minted  time.Time
+	expiry  time.Time
 }
 
 func (s *session) usable(now time.Time) bool {
-	return s != nil && now.Add(expiryMargin).Before(s.expiry)
+	if s == nil {
+		return false
+	}
+	margin := min(expiryMargin, s.expiry.Sub(s.minted)/2)
+	return now.Add(margin).Before(s.expiry)
 }
 
 // flight is one running attestation and those who wait for it.

@@ -134,15 +134,17 @@ func (c *Client) wantsFreshToken(err error, s *session) bool {
 	return !p.aboutResource() || age < 0 || age > youngToken
 }
 
-// fetch gets the encrypted resource. The session cookie is left out: on the
-// server it wins over the token, and it may outlive the key of this session.
+// fetch gets the encrypted resource, by one of token and session cookie: on the
+// server the cookie wins, and it may outlive the key of this session. So it is
+// used only where the token is too large for a header.
 func (c *Client) fetch(ctx context.Context, p ResourcePath, s *session) ([]byte, error) {
+	k := call{method: http.MethodGet, path: p.plugin + "/" + p.path, query: p.query, bearer: s.jwt, limit: maxResource}
+	if len(s.jwt) > maxBearer {
+		k.bearer, k.cookies = "", s.cookies
+	}
 	var body []byte
 	err := c.retry.do(ctx, "get resource", func(ctx context.Context) error {
-		a, err := c.exchange(ctx, call{
-			method: http.MethodGet, path: p.plugin + "/" + p.path, query: p.query,
-			bearer: s.jwt, limit: maxResource,
-		})
+		a, err := c.exchange(ctx, k)
 		body = a.body
 		return resourceStage(p, err)
 	})

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha512"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -139,6 +140,68 @@ func TestOneAttestationServesUntilShortlyBeforeExpiry(t *testing.T) {
 		if got := b.count("attest"); got != step.attests {
 			t.Fatalf("after %v: %d attestations, want %d", step.forward, got, step.attests)
 		}
+	}
+}
+
+func TestATokenOfShortLifeServesForHalfOfIt(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	b.life = time.Minute
+	now := time.Now().Truncate(time.Second)
+	b.now = func() time.Time { return now }
+	cfg := b.config()
+	cfg.Now = b.now
+	c := newClient(t, cfg, &prover{})
+	for _, step := range []struct {
+		forward time.Duration
+		attests int
+	}{{0, 1}, {29 * time.Second, 1}, {time.Second, 2}, {0, 2}} {
+		now = now.Add(step.forward)
+		if _, err := c.Token(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.count("attest"); got != step.attests {
+			t.Fatalf("after %v: %d attestations, want %d", step.forward, got, step.attests)
+		}
+	}
+}
+
+func TestATokenTooLargeForAHeaderIsReplacedByItsSession(t *testing.T) {
+	t.Parallel()
+	for name, renewed := range map[string]string{"as opened": "", "named anew": "another"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t)
+			var key json.RawMessage
+			want := renewed
+			b.override("attest", func(w http.ResponseWriter, r *http.Request) {
+				var why string
+				if cookie, err := r.Cookie(sessionCookie); err == nil && renewed == "" {
+					want = cookie.Value
+				}
+				if key, why = b.verify(r); why != "" {
+					problem(w, 401, "AttestationError", why)
+					return
+				}
+				if renewed != "" {
+					http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: renewed})
+				}
+				answerJSON(w, map[string]string{"token": b.token(map[string]any{"exp": time.Now().Add(time.Hour).Unix(), "x": strings.Repeat("x", maxBearer)}, nil)})
+			})
+			b.override("resource", func(w http.ResponseWriter, r *http.Request) {
+				cookie, err := r.Cookie(sessionCookie)
+				if err != nil || cookie.Value != want || r.Header.Get("Authorization") != "" {
+					problem(w, 401, "TokenNotFound", "no session")
+					return
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = w.Write([]byte(seal(key, "hello", nil)))
+			})
+			got, err := newClient(t, b.config(), &prover{}).Resource(t.Context(), "", "default/key/1", "")
+			if err != nil || string(got) != "hello" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+		})
 	}
 }
 

@@ -85,7 +85,14 @@ func (c *Client) handshake(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, stage.Errorf(stage.KBS, "token answer: %w", err)
 	}
-	return c.newSession(jwt, key)
+	s, err := c.newSession(jwt, key)
+	if err != nil {
+		return nil, err
+	}
+	if s.cookies = cookies; checkCookies(a.cookies) == nil {
+		s.cookies = a.cookies // the broker named the session anew
+	}
+	return s, nil
 }
 
 func (c *Client) newSession(jwt string, key *teeKey) (*session, error) {

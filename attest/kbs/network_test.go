@@ -93,7 +93,7 @@ func TestAPeerThatNeverShakesHandsIsStageTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	cfg := Config{URL: "https://" + l.Addr().String(), HTTPTimeout: 600 * time.Millisecond, Deadline: time.Second}
+	cfg := Config{URL: "https://" + l.Addr().String(), HTTPTimeout: 600 * time.Millisecond, Deadline: 5 * time.Second}
 	failsWithin(t, newClient(t, cfg, &prover{}), stage.TLS, "handshake")
 }
 

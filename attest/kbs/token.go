@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	// maxToken leaves room below the 128 KiB that brokers take as the head of
-	// a request.
-	maxToken = 120 << 10
+	// maxBearer leaves room below the 128 KiB that brokers take as the head of
+	// a request. A token repeats the initdata and device evidence and may be
+	// larger; then the session speaks for it.
+	maxBearer = 120 << 10
+	maxToken  = 768 << 10
 	// clockLeeway is the difference between the broker's clock and the guest's
 	// that is put up with.
 	clockLeeway = 60 * time.Second
@@ -46,7 +48,7 @@ func parseAttestResponse(body []byte) (string, error) {
 // parseToken reads the claims of a signed JWT in compact form (RFC 7519).
 func parseToken(jwt string) (claims, error) {
 	if len(jwt) > maxToken {
-		return claims{}, fmt.Errorf("%d bytes, at most %d can be sent", len(jwt), maxToken)
+		return claims{}, fmt.Errorf("%d bytes, at most %d are taken", len(jwt), maxToken)
 	}
 	parts := strings.SplitN(jwt, ".", 4)
 	if len(parts) != 3 || parts[2] == "" {
