@@ -100,7 +100,7 @@ func (a *attestation) identity() (string, error) {
 }
 
 func (h *Handler) auth(w http.ResponseWriter, r *http.Request) error {
-	raw, err := readBody(r)
+	raw, err := readAtMost(r, maxAuth)
 	if err != nil {
 		return err
 	}

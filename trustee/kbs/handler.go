@@ -40,6 +40,7 @@ const (
 	ResourcePolicyID = "resource-policy"
 
 	maxBody       = store.MaxResource
+	maxAuth       = 64 << 10
 	maxEvaluating = 32
 
 	maxLogged         = 256
@@ -164,11 +165,13 @@ func bearer(r *http.Request) (string, bool) {
 }
 
 // readBody takes a whole body of at most maxBody bytes.
-func readBody(r *http.Request) ([]byte, error) {
-	if r.ContentLength > maxBody {
-		return nil, fail(http.StatusRequestEntityTooLarge, variantHTTP, fmt.Errorf("body of %d bytes, at most %d", r.ContentLength, maxBody))
+func readBody(r *http.Request) ([]byte, error) { return readAtMost(r, maxBody) }
+
+func readAtMost(r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, fail(http.StatusRequestEntityTooLarge, variantHTTP, fmt.Errorf("body of %d bytes, at most %d", r.ContentLength, limit))
 	}
-	raw, err := bounded.ReadAll(r.Body, maxBody)
+	raw, err := bounded.ReadAll(r.Body, limit)
 	if errors.Is(err, bounded.ErrTooLarge) {
 		return nil, fail(http.StatusRequestEntityTooLarge, variantHTTP, fmt.Errorf("body: %w", err))
 	}

@@ -37,6 +37,30 @@ func TestOversizeBodiesAreRefused(t *testing.T) {
 	}
 }
 
+func TestAStrangersFirstRequestIsSmall(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil).guest(t)
+	body := fmt.Sprintf(`{"version":"0.4.0","tee":"sample","extra-params":"%s"}`, bytes.Repeat([]byte{'x'}, 64<<10))
+	g.send(t, request{method: http.MethodPost, path: "/kbs/v0/auth", body: []byte(body)}).want(t, http.StatusRequestEntityTooLarge, "HTTPFailed", "at most 65536")
+}
+
+func TestAConnectionCarriesOneRequestAtATime(t *testing.T) {
+	t.Parallel()
+	b := start(t, nil)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(b.ca)
+	for _, offer := range [][]string{{"h2", "http/1.1"}, {"http/1.1"}, nil} {
+		d := &tls.Dialer{Config: &tls.Config{RootCAs: pool, NextProtos: offer}}
+		conn := must[net.Conn](t)(d.DialContext(t.Context(), "tcp", b.addr))
+		if got := conn.(*tls.Conn).ConnectionState().NegotiatedProtocol; got == "h2" {
+			t.Errorf("offered %q, the server chose %q", offer, got)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestABodyOfUnknownLengthIsBoundedToo(t *testing.T) {
 	t.Parallel()
 	b := start(t, nil)

@@ -238,8 +238,13 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // Serve answers on l by TLS until ctx ends; requests in progress then have ten
 // seconds to finish. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	// Each connection has one request at a time, so that the number of
+	// connections bounds the memory that strangers can hold.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
 	srv := &http.Server{
-		Handler: s.handler,
+		Handler:   s.handler,
+		Protocols: &protocols,
 		TLSConfig: &tls.Config{
 			Certificates: []tls.Certificate{s.cert},
 			MinVersion:   tls.VersionTLS12,
