@@ -72,7 +72,7 @@ type blob struct {
 	off  int64
 	err  error // final
 
-	body     io.ReadCloser // of the request under way, or nil
+	body     io.ReadCloser   // of the request under way, or nil
 	attempt  context.Context // of the request under way, with cancel
 	cancel   context.CancelCauseFunc
 	idle     *time.Timer

@@ -209,7 +209,7 @@ func TestASilentRegistryIsGivenUp(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	})
-	_, err := fetch(t, reg, d, func(c *registry.Config) { c.IdleTimeout, c.Retry.Attempts = 100*time.Millisecond, 2 })
+	_, err := fetch(t, reg, d, func(c *registry.Config) { c.IdleTimeout, c.Retry.Attempts = 500*time.Millisecond, 2 })
 	if stage.Of(err) != stage.Registry || !strings.Contains(err.Error(), "sent nothing") || count.Load() != 2 {
 		t.Errorf("got %v after %d requests", err, count.Load())
 	}
@@ -234,7 +234,7 @@ func TestATricklingRegistryIsGivenUp(t *testing.T) {
 		}
 		return true
 	})
-	_, err := fetch(t, reg, d, func(c *registry.Config) { c.IdleTimeout, c.Retry.Total = 100*time.Millisecond, 2 })
+	_, err := fetch(t, reg, d, func(c *registry.Config) { c.IdleTimeout, c.Retry.Total = 500*time.Millisecond, 2 })
 	if stage.Of(err) != stage.Registry || !strings.Contains(err.Error(), "too slowly") || count.Load() != 2 {
 		t.Errorf("got %v after %d requests", err, count.Load())
 	}
