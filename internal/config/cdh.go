@@ -253,7 +253,7 @@ func (f *imageFile) image() (Image, error) {
 
 // trusted returns the last value of a word that decides whom the guest trusts.
 func (b *builder) trusted(key string) (string, bool, error) {
-	v, ok := b.cfg.Cmdline.Lookup(key)
+	v, ok := b.cfg.Cmdline.Value(key)
 	if ok && !b.in.CmdlineMeasured {
 		return "", false, fmt.Errorf("%s: %w", key, ErrUnmeasured)
 	}

@@ -17,6 +17,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"cocoon/internal/cmdline"
 )
 
 // Source is where a value came from.
@@ -69,7 +71,7 @@ type Inputs struct {
 // Config is the configuration of the guest. It is made by Load and must not be
 // changed.
 type Config struct {
-	Cmdline Cmdline
+	Cmdline cmdline.Line
 	Agent   Agent
 	CDH     CDH
 	// AA is the text of aa.toml, nil if there is none.
@@ -97,11 +99,11 @@ func (c *Config) Sources() []string {
 // Load builds the configuration. A malformed value of a known parameter is an
 // error that names it; unknown parameters are ignored.
 func Load(in Inputs) (*Config, error) {
-	cmdline, err := ParseCmdline(in.Cmdline)
+	line, err := cmdline.Parse(in.Cmdline)
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{in: in, cfg: &Config{Cmdline: cmdline, Agent: defaultAgent(), origin: map[string]Source{}}}
+	b := &builder{in: in, cfg: &Config{Cmdline: line, Agent: defaultAgent(), origin: map[string]Source{}}}
 	if err := b.agent(); err != nil {
 		return nil, err
 	}
@@ -124,7 +126,7 @@ type builder struct {
 // any other word has an effect: where it stands does not matter, and it
 // replaces all the rest.
 func (b *builder) agent() error {
-	if path, ok := b.cfg.Cmdline.Lookup("agent.config_file"); ok && b.in.Agent == nil {
+	if path, ok := b.cfg.Cmdline.Value("agent.config_file"); ok && b.in.Agent == nil {
 		return b.agentFile(path)
 	}
 	if b.in.Agent != nil {
@@ -151,7 +153,7 @@ func (b *builder) agentFile(path string) error {
 func (b *builder) agentWords() error {
 	a, c := &b.cfg.Agent, b.cfg.Cmdline
 	for _, k := range agentKeys() {
-		text, ok := c.Lookup(k.word)
+		text, ok := c.Value(k.word)
 		if k.word == "" || !ok {
 			continue
 		}
@@ -164,7 +166,7 @@ func (b *builder) agentWords() error {
 		a.DebugConsole = true
 		b.cfg.origin["debug_console"] = FromCmdline
 	}
-	if v, _ := c.Lookup("cgroup_no_v1"); v == "all" {
+	if v, _ := c.Value("cgroup_no_v1"); v == "all" {
 		a.UnifiedCgroup = true
 		b.cfg.origin["unified_cgroup_hierarchy"] = FromCmdline
 	}

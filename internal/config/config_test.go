@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cocoon/internal/bounded"
+	"cocoon/internal/cmdline"
 	"cocoon/internal/config"
 	"cocoon/internal/config/shallow"
 )
@@ -91,7 +92,7 @@ func TestWordsOfTheCommandLineAreRead(t *testing.T) {
 	if d := cmp.Diff(want, c.Agent); d != "" {
 		t.Errorf("agent (-want +got):\n%s", d)
 	}
-	if v, ok := c.Cmdline.Lookup("x"); !ok || v != "a=b" {
+	if v, ok := c.Cmdline.Value("x"); !ok || v != "a=b" {
 		t.Errorf("x = %q, %v", v, ok)
 	}
 	if s := c.Source("unified_cgroup_hierarchy"); s != config.FromCmdline {
@@ -126,7 +127,7 @@ func TestABadWordIsNamed(t *testing.T) {
 			t.Errorf("%s: got %v, want %v with the word in it", word, err, config.ErrValue)
 		}
 	}
-	if _, err := config.Load(config.Inputs{Cmdline: strings.Repeat("x ", config.MaxCmdline)}); !errors.Is(err, bounded.ErrTooLarge) {
+	if _, err := config.Load(config.Inputs{Cmdline: strings.Repeat("x ", cmdline.Max)}); !errors.Is(err, bounded.ErrTooLarge) {
 		t.Errorf("a huge command line: got %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/internal/cmdline"
 	"cocoon/mkimage/profile"
 	"cocoon/rootfs/boot"
 )
@@ -18,7 +19,7 @@ func TestEveryProfileHasACommandLineThatPID1Accepts(t *testing.T) {
 	var names []string
 	for _, p := range profile.All() {
 		names = append(names, p.Name)
-		c, err := boot.ParseCmdline(strings.Join(p.Cmdline, " "))
+		c, err := cmdline.Parse(strings.Join(p.Cmdline, " "))
 		if err != nil {
 			t.Errorf("%s: %v", p.Name, err)
 		}

@@ -11,33 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"cocoon/internal/bounded"
 )
-
-func TestTheCommandLineIsReadAsThePeersReadIt(t *testing.T) {
-	t.Parallel()
-	c, err := ParseCmdline("quiet agent.log=debug\ta=1 a=2 flag= x=y=z q=\"one two\" agent.debug_console\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for key, want := range map[string]string{"agent.log": "debug", "a": "2", "flag": "", "x": "y=z", "q": `"one`} {
-		if got, ok := c.Value(key); !ok || got != want {
-			t.Errorf("%s is %q, %t; want %q", key, got, ok, want)
-		}
-	}
-	for key, want := range map[string]bool{"quiet": true, "agent.debug_console": true, "flag": false, "a": false, `two"`: true, "QUIET": false} {
-		if got := c.Flag(key); got != want {
-			t.Errorf("flag %q is %t", key, got)
-		}
-	}
-	if _, ok := c.Value("quiet"); ok {
-		t.Error("a bare word has a value")
-	}
-	if _, err := ParseCmdline(strings.Repeat("a", MaxCmdline+1)); !errors.Is(err, bounded.ErrTooLarge) {
-		t.Errorf("got %v, want ErrTooLarge", err)
-	}
-}
 
 func TestStaticAddressesAreParsed(t *testing.T) {
 	t.Parallel()
@@ -103,23 +77,6 @@ func TestABadTimelineIsRefused(t *testing.T) {
 			t.Errorf("%.20q gives %+v", in, tl)
 		}
 	}
-}
-
-func FuzzParseCmdline(f *testing.F) {
-	f.Add("console=ttyS0 quiet ip=10.0.2.15::10.0.2.2:255.255.255.0 agent.log=debug")
-	f.Add("a=\"b c\" = == x= \x00\xff")
-	f.Fuzz(func(t *testing.T, text string) {
-		c, err := ParseCmdline(text)
-		if (err != nil) != (len(text) > MaxCmdline) {
-			t.Fatalf("%d bytes: %v", len(text), err)
-		}
-		for _, w := range c.words {
-			v, ok := c.Value(w.key)
-			if ok != (w.hasValue || slices.ContainsFunc(c.words, func(o word) bool { return o.hasValue && o.key == w.key })) {
-				t.Errorf("word %+v has value %q, %t", w, v, ok)
-			}
-		}
-	})
 }
 
 func FuzzParseIP(f *testing.F) {

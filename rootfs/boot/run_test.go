@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/cmdline"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -245,7 +247,7 @@ func TestACancelledBootStopsBeforeTheNextStep(t *testing.T) {
 func TestBadInputOfTheImageOrTheCommandLineEndsTheBoot(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ file, content, want string }{
-		"command line too long": {"/proc/cmdline", strings.Repeat("x", MaxCmdline+1), "larger than allowed"},
+		"command line too long": {"/proc/cmdline", strings.Repeat("x", cmdline.Max+1), "larger than allowed"},
 		"bad address":           {"/proc/cmdline", "ip=1.2.3:::", "malformed network parameter"},
 		"console level word":    {"/proc/cmdline", "cocoon.console=loud", "not a level"},
 		"console level 0":       {"/proc/cmdline", "cocoon.console=0", "not a level"},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cocoon/internal/bounded"
+	"cocoon/internal/cmdline"
 )
 
 // TimelinePath is where PID 1 leaves the Timeline of the boot, as JSON.
@@ -22,7 +23,7 @@ const TimelinePath = "/run/cocoon/boot.json"
 type State struct {
 	Deps     Deps
 	Log      *slog.Logger
-	Cmdline  Cmdline
+	Cmdline  cmdline.Line
 	Timeline Timeline
 
 	network *NetConfig

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/cmdline"
 )
 
 // Parameters of the kernel command line that PID 1 reads. Every other word is
@@ -60,7 +62,7 @@ func readCmdline(_ context.Context, s *State) error {
 	if err != nil {
 		return fmt.Errorf("read the command line: %w", err)
 	}
-	if s.Cmdline, err = ParseCmdline(string(b)); err != nil {
+	if s.Cmdline, err = cmdline.Parse(string(b)); err != nil {
 		return err
 	}
 	if v, ok := s.Cmdline.Value(ParamIP); ok {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cocoon/internal/cmdline"
 	"cocoon/rootfs/boot"
 )
 
@@ -57,7 +58,7 @@ func guest() int {
 	if err != nil {
 		return report("read the command line", err)
 	}
-	line, err := boot.ParseCmdline(string(text))
+	line, err := cmdline.Parse(string(text))
 	if err != nil {
 		return report("parse the command line", err)
 	}
