@@ -284,6 +284,22 @@ func TestExecWithoutCapabilitiesTakesThoseOfTheContainer(t *testing.T) {
 	}
 }
 
+func TestExecGetsNoMoreCapabilitiesThanTheContainer(t *testing.T) {
+	t.Parallel()
+	c := running(t, nil, "sleep", "1000")
+	for _, raise := range []func(*specs.LinuxCapabilities){
+		func(caps *specs.LinuxCapabilities) { caps.Bounding = append(caps.Bounding, "CAP_SYS_ADMIN") },
+		func(caps *specs.LinuxCapabilities) { caps.Ambient = []string{"CAP_SYS_MODULE"} },
+	} {
+		p := testProcess("true")
+		p.Capabilities = &specs.LinuxCapabilities{}
+		raise(p.Capabilities)
+		if err := c.Exec(t.Context(), "more", p); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "bounding set") {
+			t.Errorf("exec with %+v: %v", p.Capabilities, err)
+		}
+	}
+}
+
 func TestPauseAndResume(t *testing.T) {
 	t.Parallel()
 	c := running(t, nil, "sleep", "1000")

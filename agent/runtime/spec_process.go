@@ -6,6 +6,7 @@ package runtime
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -89,7 +90,9 @@ func rlimitResource(name string) (int, bool) {
 }
 
 // execProcess gives a further process the capabilities of the first one when
-// it brings none, which is how the Go shim sends it.
+// it brings none, which is how the Go shim sends it. It cannot have one that the
+// first process could never have: the container would be another one than
+// policy has judged when it was made.
 func (c *Container) execProcess(p *specs.Process) (*specs.Process, error) {
 	out, err := normaliseProcess(p, c.host)
 	if err != nil {
@@ -101,5 +104,25 @@ func (c *Container) execProcess(p *specs.Process) (*specs.Process, error) {
 		}
 		out.Capabilities = c.caps
 	}
+	if extra := capabilityBeyond(c.caps, out.Capabilities); extra != "" {
+		return nil, refuse("capability %.64q is not in the container's bounding set", extra)
+	}
 	return out, nil
+}
+
+// capabilityBeyond returns a capability in any set of p that is not in the
+// bounding set of the container, or "".
+func capabilityBeyond(container, p *specs.LinuxCapabilities) string {
+	var bound []string
+	if container != nil {
+		bound = container.Bounding
+	}
+	for _, set := range [][]string{p.Bounding, p.Effective, p.Inheritable, p.Permitted, p.Ambient} {
+		for _, name := range set {
+			if !slices.Contains(bound, name) {
+				return name
+			}
+		}
+	}
+	return ""
 }
