@@ -204,8 +204,8 @@ func (h *Handler) evaluate(r *http.Request, s session, a *attestation) (string, 
 }
 
 // generation names the reference values and attestation policies in force. A
-// token carries the one that it was judged by, so that a refusal can tell
-// whether attesting anew could change the verdict.
+// token carries the one that it was judged by, so that a change of the rules
+// counts at once and not only when the token expires.
 func (h *Handler) generation() string {
 	return fmt.Sprintf("%s-%d-%d", h.epoch, h.AttestPolicies.Edits(), h.ReferenceValues.Edits())
 }

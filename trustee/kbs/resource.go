@@ -91,6 +91,9 @@ func (h *Handler) authenticate(r *http.Request) (*grant, error) {
 // release decides, reads and encrypts. The policy is asked first, so that a
 // guest that may not have a secret does not learn whether it exists.
 func (h *Handler) release(r *http.Request, g *grant, path store.Path, rec *Record) ([]byte, error) {
+	if h.superseded(g.claims) {
+		return nil, fail(http.StatusUnauthorized, variantToken, errors.New("reference values or attestation policies changed since this attestation: attest anew"))
+	}
 	p, err := h.ResourcePolicy.Get(ResourcePolicyID)
 	if err != nil {
 		return nil, fail(http.StatusUnauthorized, variantEngine, err)
@@ -141,13 +144,21 @@ func allows(r *http.Request, p *policy.Policy, claims map[string]any, path store
 	return ok && isBool && yes, nil
 }
 
-// deny answers 403, on which clients stop, unless the verdict in the token may
-// be outdated: then 401, on which they attest anew and try again.
+// superseded tells of a token of this run that was judged by other rules than
+// those in force: its verdict counts no more, for the guest or against it. The
+// answer is one on which clients attest anew and try again.
+func (h *Handler) superseded(claims map[string]any) bool {
+	judged, _ := claims[generationClaim].(string)
+	return strings.HasPrefix(judged, h.epoch) && judged != h.generation()
+}
+
+// deny answers 403, on which clients stop, unless an earlier run of the broker
+// judged the evidence: then 401, on which they attest anew and try again.
 func (h *Handler) deny(path store.Path, claims map[string]any) error {
 	err := denial(path, claims)
 	judged, own := claims[generationClaim].(string)
 	if own && judged != h.generation() {
-		return fail(http.StatusUnauthorized, variantDeny, fmt.Errorf("%w; reference values or attestation policies changed since this attestation", err))
+		return fail(http.StatusUnauthorized, variantDeny, fmt.Errorf("%w; the broker was restarted since this attestation", err))
 	}
 	return fail(http.StatusForbidden, variantDeny, err)
 }

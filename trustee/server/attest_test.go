@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/trustee/rvps"
 	"cocoon/trustee/server"
 )
 
@@ -117,8 +118,8 @@ func TestARefusedGuestIsAskedToAttestAnewWhenTheRulesChanged(t *testing.T) {
 	g := b.attested(t)
 	g.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "svn 1 is not in")
 	b.register(t, map[string]any{"svn": []string{"1"}})
-	g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "PolicyDeny", "changed since this attestation")
-	g.bySession(t, "default/key/1").want(t, http.StatusUnauthorized, "PolicyDeny", "changed since this attestation")
+	g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "changed since this attestation")
+	g.bySession(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "changed since this attestation")
 	again := b.attested(t)
 	if got := again.open(t, again.byToken(t, "default/key/1")); got != secretText {
 		t.Fatalf("got %q", got)
@@ -128,6 +129,35 @@ func TestARefusedGuestIsAskedToAttestAnewWhenTheRulesChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "data.policy.allow")
+}
+
+func TestAnOldVerdictReleasesNothing(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*broker) error{
+		"another value": func(b *broker) error {
+			return b.admin.RegisterReferenceValues(t.Context(), must[[]byte](t)(rvps.NewMessage(map[string]any{"svn": []string{"7"}}, time.Time{})))
+		},
+		"no value": func(b *broker) error { return b.admin.DeleteReferenceValue(t.Context(), "launch_digest") },
+		"another policy": func(b *broker) error {
+			return b.admin.SetAttestationPolicy(t.Context(), "default_cpu", "package policy\ntrust_claims := {\"hardware\": 97}")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := ready(t, nil)
+			g := b.attested(t)
+			g.open(t, g.byToken(t, "default/key/1"))
+			if err := change(b); err != nil {
+				t.Fatal(err)
+			}
+			g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "attest anew")
+			g.bySession(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "attest anew")
+			b.attested(t).byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "cpu0 is ")
+			if n := strings.Count(b.audit.String(), `"reason":"reference values or attestation policies changed`); n != 2 {
+				t.Errorf("%d records of the refusal, want 2:\n%s", n, b.audit)
+			}
+		})
+	}
 }
 
 func TestNothingIsReleasedWithoutReferenceValues(t *testing.T) {
