@@ -144,12 +144,17 @@ func allows(r *http.Request, p *policy.Policy, claims map[string]any, path store
 	return ok && isBool && yes, nil
 }
 
-// superseded tells of a token of this run that was judged by other rules than
-// those in force: its verdict counts no more, for the guest or against it. The
-// answer is one on which clients attest anew and try again.
+// superseded tells of a token that was judged before the last change of the
+// rules: its verdict counts no more, for the guest or against it. The answer is
+// one on which clients attest anew and try again. A token of an earlier run of
+// the broker is older than every change of this one.
 func (h *Handler) superseded(claims map[string]any) bool {
-	judged, _ := claims[generationClaim].(string)
-	return strings.HasPrefix(judged, h.epoch) && judged != h.generation()
+	judged, own := claims[generationClaim].(string)
+	if !own || judged == h.generation() {
+		return false
+	}
+	changed := h.AttestPolicies.Edits() > 0 || h.ReferenceValues.Edits() > 0
+	return changed || strings.HasPrefix(judged, h.epoch)
 }
 
 // deny answers 403, on which clients stop, unless an earlier run of the broker

@@ -107,6 +107,8 @@ func TestTokensSurviveARestart(t *testing.T) {
 	if got := g.open(t, g.byToken(t, "default/key/1")); got != secretText {
 		t.Fatalf("got %q", got)
 	}
+	again.register(t, map[string]any{"svn": []string{"7"}})
+	g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "attest anew")
 }
 
 func TestResourceNamesAreChecked(t *testing.T) {
