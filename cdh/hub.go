@@ -15,14 +15,14 @@ package cdh
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"cocoon/internal/stage"
 )
 
 // Broker fetches one resource. The slice it returns belongs to the caller, who
-// wipes it; a Broker that caches hands out copies. Errors carry a stage.
+// wipes it; a Broker that caches hands out copies. Errors carry a stage and name
+// the resource.
 type Broker interface {
 	Resource(ctx context.Context, plugin, path, query string) ([]byte, error)
 }
@@ -80,11 +80,7 @@ func (h *Hub) GetResource(ctx context.Context, uri string) ([]byte, error) {
 	if err != nil {
 		return nil, stage.Errorf(stage.Config, "parse resource URI: %w", err)
 	}
-	b, err := h.dep.Broker.Resource(ctx, r.Plugin, r.Path, r.Query)
-	if err != nil {
-		return nil, fmt.Errorf("get resource %q: %w", r, err)
-	}
-	return b, nil
+	return h.dep.Broker.Resource(ctx, r.Plugin, r.Path, r.Query)
 }
 
 // wipe overwrites a secret that is no longer needed.

@@ -102,7 +102,7 @@ func (h *Hub) UnwrapKey(ctx context.Context, annotation []byte) ([]byte, error) 
 	}
 	kek, err := h.GetResource(ctx, p.KeyID)
 	if err != nil {
-		return nil, fmt.Errorf("get key encryption key: %w", err)
+		return nil, err // it names the key
 	}
 	defer wipe(kek)
 	plain, err := p.open(kek)

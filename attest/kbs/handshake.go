@@ -118,7 +118,7 @@ func (c *Client) challenge(ctx context.Context) (challenge, []*http.Cookie, erro
 	}
 	a, err := c.exchange(ctx, call{method: http.MethodPost, path: "auth", body: body, limit: maxAnswer})
 	if err != nil {
-		return challenge{}, nil, fmt.Errorf("ask for a challenge: %w", err)
+		return challenge{}, nil, fmt.Errorf("ask for a challenge: %w", teeStage(err))
 	}
 	ch, err := parseChallenge(a.body)
 	if err != nil {

@@ -108,7 +108,7 @@ func TestAnAnswerOutOfProtocolIsRefusedAtItsStage(t *testing.T) {
 		"challenge with unknown hash": {"auth", ok(jsonType, `{"nonce":"a","extra-params":{"selected-hash-algorithm":"md5"}}`), stage.KBS, "md5", 1},
 		"challenge without cookie":    {"auth", ok(jsonType, `{"nonce":"a","extra-params":""}`), stage.KBS, "kbs-session-id", 1},
 		"challenge too large":         {"auth", ok(jsonType, huge), stage.KBS, bounded.ErrTooLarge.Error(), 1},
-		"version refused":             {"auth", refuse(401, "AttestationError", "expect =0.5.0"), stage.KBS, "expect =0.5.0", 1},
+		"version refused":             {"auth", refuse(401, "AttestationError", "expect =0.5.0"), stage.AttestDenied, "expect =0.5.0", 1},
 		"auth overloaded for good":    {"auth", status(503, "busy"), stage.KBS, "503: busy", maxAttempts},
 		"auth reset for good":         {"auth", reset, stage.KBS, "gave up", maxAttempts},
 		"redirect to http":            {"auth", redirectTo("http://127.0.0.1:1/kbs/v0/auth"), stage.KBS, "redirect", 1},

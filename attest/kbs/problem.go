@@ -94,6 +94,15 @@ func (p *Problem) aboutResource() bool {
 	return false
 }
 
+// teeStage marks the refusal of this kind of guest, its TEE or its protocol, which
+// brokers say before they see any evidence.
+func teeStage(err error) error {
+	if p, ok := problemOf(err); ok && p.Type == "AttestationError" {
+		return stage.Wrap(stage.AttestDenied, p)
+	}
+	return err
+}
+
 // attestStage marks a refusal of evidence.
 func attestStage(err error) error {
 	p, ok := problemOf(err)

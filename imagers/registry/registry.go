@@ -22,7 +22,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cocoon/internal/stage"
@@ -105,6 +107,24 @@ func (t tlsOnly) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(req)
 }
 
+// firstError remembers why the first request failed. The library goes on to try
+// plain HTTP where it thinks fit and then reports both failures in one text.
+type firstError struct {
+	next http.RoundTripper
+	err  atomic.Pointer[error]
+}
+
+func (f *firstError) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := f.next.RoundTrip(req)
+	if err != nil {
+		f.err.CompareAndSwap(nil, &err)
+	}
+	return resp, err
+}
+
+// registryHost is a host name or address with an optional port.
+var registryHost = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+
 // ParseReference parses an image reference with the usual defaults: a
 // registry, the tag "latest". Where a tag and a digest are given the digest
 // decides. The error wraps ErrReference.
@@ -115,6 +135,10 @@ func ParseReference(s string) (name.Reference, error) {
 	ref, err := name.ParseReference(s)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %q: %w", ErrReference, s, err)
+	}
+	// The library takes whatever a URL takes as a host.
+	if host := ref.Context().RegistryStr(); !registryHost.MatchString(host) {
+		return nil, fmt.Errorf("%w: %q: %q is no registry", ErrReference, s, host)
 	}
 	return ref, nil
 }
@@ -135,8 +159,12 @@ func (c *Client) Open(ctx context.Context, ref name.Reference, auth authn.Authen
 		// The library's ping has no way to end an attempt that stalls.
 		ctx, cancel := context.WithTimeout(ctx, 2*c.idle)
 		defer cancel()
+		first := &firstError{next: c.base}
 		var err error
-		rt, err = transport.NewWithContext(ctx, repo.Registry, auth, c.base, []string{repo.Scope(transport.PullScope)})
+		rt, err = transport.NewWithContext(ctx, repo.Registry, auth, first, []string{repo.Scope(transport.PullScope)})
+		if cause := first.err.Load(); err != nil && cause != nil {
+			err = *cause
+		}
 		return 0, err
 	})
 	if err != nil {
