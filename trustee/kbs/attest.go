@@ -207,7 +207,7 @@ func (h *Handler) evaluate(r *http.Request, s session, a *attestation) (string, 
 // token carries the one that it was judged by, so that a change of the rules
 // counts at once and not only when the token expires.
 func (h *Handler) generation() string {
-	return fmt.Sprintf("%s-%d-%d", h.epoch, h.AttestPolicies.Edits(), h.ReferenceValues.Edits())
+	return fmt.Sprintf("%s%s-%d-%d", h.identity, h.run, h.AttestPolicies.Edits(), h.ReferenceValues.Edits())
 }
 
 // enter waits for one of the places for evaluations.

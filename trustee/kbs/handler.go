@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -82,15 +83,17 @@ type Handler struct {
 	evaluating chan struct{}
 	// refusals bounds the log lines that strangers can cause.
 	refusals *rate.Limiter
-	// epoch tells this run of the broker from others; see generation.
-	epoch string
+	// identity tells this broker from others, and run this run of it from
+	// earlier ones; see generation.
+	identity, run string
 }
 
 // NewHandler returns a Handler.
 func NewHandler(d Deps) *Handler {
 	return &Handler{
 		Deps: d, evaluating: make(chan struct{}, maxEvaluating),
-		refusals: rate.NewLimiter(refusalsPerSecond, refusalBurst), epoch: rand.Text(),
+		refusals: rate.NewLimiter(refusalsPerSecond, refusalBurst),
+		identity: fmt.Sprintf("%x-", sha256.Sum256(d.AdminKey)), run: rand.Text(),
 	}
 }
 

@@ -144,17 +144,17 @@ func allows(r *http.Request, p *policy.Policy, claims map[string]any, path store
 	return ok && isBool && yes, nil
 }
 
-// superseded tells of a token that was judged before the last change of the
-// rules: its verdict counts no more, for the guest or against it. The answer is
-// one on which clients attest anew and try again. A token of an earlier run of
-// the broker is older than every change of this one.
+// superseded tells of a token that this broker gave before the last change of
+// its rules: the verdict counts no more, for the guest or against it. The answer
+// is one on which clients attest anew and try again. A token of an earlier run
+// of the broker is older than every change of this one.
 func (h *Handler) superseded(claims map[string]any) bool {
-	judged, own := claims[generationClaim].(string)
-	if !own || judged == h.generation() {
+	judged, _ := claims[generationClaim].(string)
+	if judged == h.generation() || !strings.HasPrefix(judged, h.identity) {
 		return false
 	}
 	changed := h.AttestPolicies.Edits() > 0 || h.ReferenceValues.Edits() > 0
-	return changed || strings.HasPrefix(judged, h.epoch)
+	return changed || strings.HasPrefix(judged, h.identity+h.run)
 }
 
 // deny answers 403, on which clients stop, unless an earlier run of the broker

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/trustee/admin"
 	"cocoon/trustee/pki"
 	"cocoon/trustee/server"
 )
@@ -107,7 +108,11 @@ func TestTokensSurviveARestart(t *testing.T) {
 	if got := g.open(t, g.byToken(t, "default/key/1")); got != secretText {
 		t.Fatalf("got %q", got)
 	}
-	again.register(t, map[string]any{"svn": []string{"7"}})
+	owner := must[*admin.Client](t)(admin.NewClient(admin.ClientConfig{URL: again.url, CA: b.ca, Key: b.key}))
+	t.Cleanup(owner.Close)
+	if err := owner.DeleteReferenceValue(t.Context(), "svn"); err != nil {
+		t.Fatal(err)
+	}
 	g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "attest anew")
 }
 
@@ -136,5 +141,18 @@ func TestResourceNamesAreChecked(t *testing.T) {
 		{method: http.MethodGet, path: "/kbs/v0/"}, {method: http.MethodGet, path: "/kbs/v0/../v0/auth"}, {method: http.MethodPost, path: "/kbs/v0/admin/resources"},
 	} {
 		g.send(t, q).want(t, http.StatusNotFound, "PluginNotFound", "")
+	}
+}
+
+// A trusted service has rules of its own, of which this broker knows nothing.
+func TestChangesHereSayNothingAboutVerdictsOfOthers(t *testing.T) {
+	t.Parallel()
+	other := ready(t, nil)
+	b := ready(t, func(c *server.Config) { c.TrustedTokens = []string{filepath.Join(other.dir, pki.TokenCert)} })
+	g := other.attested(t)
+	g.url, g.http = b.url, b.guest(t).http
+	b.register(t, map[string]any{"svn": []string{"7"}})
+	if got := g.open(t, g.byToken(t, "default/key/1")); got != secretText {
+		t.Fatalf("got %q", got)
 	}
 }
