@@ -161,8 +161,8 @@ func (h *Handler) superseded(claims map[string]any) bool {
 // judged the evidence: then 401, on which they attest anew and try again.
 func (h *Handler) deny(path store.Path, claims map[string]any) error {
 	err := denial(path, claims)
-	judged, own := claims[generationClaim].(string)
-	if own && judged != h.generation() {
+	judged, _ := claims[generationClaim].(string)
+	if strings.HasPrefix(judged, h.identity) && judged != h.generation() {
 		return fail(http.StatusUnauthorized, variantDeny, fmt.Errorf("%w; the broker was restarted since this attestation", err))
 	}
 	return fail(http.StatusForbidden, variantDeny, err)

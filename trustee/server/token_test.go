@@ -155,4 +155,8 @@ func TestChangesHereSayNothingAboutVerdictsOfOthers(t *testing.T) {
 	if got := g.open(t, g.byToken(t, "default/key/1")); got != secretText {
 		t.Fatalf("got %q", got)
 	}
+	if err := b.admin.SetResourcePolicy(t.Context(), "package policy\nallow := false"); err != nil {
+		t.Fatal(err)
+	}
+	g.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "data.policy.allow")
 }
