@@ -58,8 +58,8 @@ func serveGuest(ctx context.Context, o options) (err error) {
 	if g.profile, err = readProfile(profilePath); err != nil {
 		return err
 	}
-	if g.profile.name != hostProfile && o.any() {
-		return errors.New("flags are for a development machine, not for an image")
+	if err := g.profile.accepts(o); err != nil {
+		return err
 	}
 	g.log = newLog(slog.LevelInfo)
 	for _, step := range []struct {
@@ -248,7 +248,7 @@ func (g *guest) startAgent(context.Context) error {
 		paths = agent.PathsBelow(g.opt.root)
 	}
 	g.agent, err = agent.New(agent.Deps{
-		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images}, Unsealer: g.hub,
+		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images, g.cfg.Agent.ImagePullTimeout}, Unsealer: g.hub,
 		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log,
 	})
 	return err
@@ -279,6 +279,8 @@ func (g *guest) serve(ctx context.Context) error {
 
 func (g *guest) hubServer() *cdh.Server {
 	return &cdh.Server{Hub: g.hub, Timeout: g.cfg.Agent.CDHTimeout, Pull: func(ctx context.Context, image, bundle string) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, g.cfg.Agent.ImagePullTimeout)
+		defer cancel()
 		r, err := g.images.Pull(ctx, imagers.Request{Image: image, Bundle: bundle})
 		return r.ManifestDigest.String(), err
 	}}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"cocoon/agent"
 	"cocoon/attest"
@@ -15,10 +16,15 @@ import (
 	"cocoon/imagers"
 )
 
-// puller gives the agent the image puller.
-type puller struct{ p *imagers.Puller }
+// puller gives the agent the image puller, for at most limit each time.
+type puller struct {
+	p     *imagers.Puller
+	limit time.Duration
+}
 
 func (p puller) Pull(ctx context.Context, req agent.PullRequest) (agent.PullResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.limit)
+	defer cancel()
 	res, err := p.p.Pull(ctx, imagers.Request{Image: req.Image, Bundle: req.Bundle, Metadata: req.Metadata})
 	if err != nil {
 		return agent.PullResult{}, err

@@ -59,7 +59,7 @@ func TestAnErrorSaysEachThingOnce(t *testing.T) {
 	g.sandbox(t)
 	for name, c := range map[string]struct{ image, command, once string }{
 		"command":  {image, "/bin/absent", "create container"},
-		"registry": {absent, "/bin/sh", "/v2/"},
+		"registry": {absent, "/bin/sh", "connection refused"},
 		"image":    {absent, "/bin/sh", "Failed to pull image"},
 		"key":      {key, "/bin/sh", keyID},
 	} {
