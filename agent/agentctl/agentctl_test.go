@@ -142,6 +142,10 @@ func TestEachFailureIsOneLineWithItsExitCode(t *testing.T) {
 		"missing argument":        {[]string{"signal", "web"}, 2, "accepts 2 arg"},
 		"run without a command":   {[]string{"run", "img"}, 2, "needs an image and a command"},
 		"exec without a command":  {[]string{"exec", "web"}, 2, "needs a container and a command"},
+		"group without a command": {[]string{"sandbox"}, 2, "needs a sub-command"},
+		"unknown sub-command":     {[]string{"policy", "bogus"}, 2, `unknown command "bogus"`},
+		"bad kind":                {[]string{"run", "--kind", "vm", "img", "--", "echo"}, 2, "unknown kind"},
+		"bad environment":         {[]string{"run", "--env", "FOO", "img", "--", "echo"}, 2, "not KEY=value"},
 		"unknown signal":          {[]string{"signal", "web", "NOSUCH"}, 2, "unknown signal"},
 		"bad address":             {[]string{"check", "--connect", "udp://x"}, 2, "udp://x"},
 		"unreachable agent":       {[]string{"check", "--connect", "unix://" + dir + "/absent"}, 1, "no such file"},
@@ -150,7 +154,7 @@ func TestEachFailureIsOneLineWithItsExitCode(t *testing.T) {
 		"bad recording":           {[]string{"replay", bad}, 1, "line 1"},
 		"unknown container":       {[]string{"container", "start", "nosuch"}, 1, "nosuch"},
 		"refused by policy":       {[]string{"sandbox", "create", "s"}, 1, "blocked by policy"},
-		"image without a command": {[]string{"container", "create", "img"}, 1, "no command"},
+		"image without a command": {[]string{"container", "create", "img"}, 2, "no command"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

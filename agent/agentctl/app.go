@@ -23,7 +23,6 @@ const dialLimit = 10 * time.Second
 // app is one invocation.
 type app struct {
 	term    terminal
-	cancel  context.CancelFunc
 	started bool // a command's own code runs: errors are no usage errors any more
 	connect string
 	tls     client.TLSFiles
@@ -51,6 +50,21 @@ func (a *app) command() *cobra.Command {
 	root.AddCommand(a.checkCommand(), a.versionCommand(), a.detailsCommand(), a.sandboxCommand(), a.runCommand(),
 		a.containerCommand(), a.execCommand(), a.signalCommand(), a.statsCommand(), a.copyCommand(), a.policyCommand(), a.replayCommand())
 	return root
+}
+
+// group makes a command that only holds others.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q for %q", args[0], use)}
+			}
+			return usageError{fmt.Errorf("%s needs a sub-command; see agentctl %s --help", use, use)}
+		},
+	}
+	cmd.AddCommand(children...)
+	return cmd
 }
 
 // with connects and calls do.
@@ -92,6 +106,8 @@ func (a *app) simple(use, short string, args cobra.PositionalArgs, do func(conte
 		RunE: func(cmd *cobra.Command, given []string) error {
 			ctx, stop := a.untilSignal(cmd.Context())
 			defer stop()
+			ctx, cancel := context.WithTimeout(ctx, client.DefaultCreateLimit)
+			defer cancel()
 			return a.with(ctx, func(ctx context.Context, c *client.Client) error { return do(ctx, c, given) })
 		},
 	}

@@ -52,9 +52,7 @@ func (e usageError) Unwrap() error { return e.error }
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, t terminal) int {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	a := &app{term: t, cancel: cancel}
+	a := &app{term: t}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetIn(t.in)

@@ -8,34 +8,32 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"cocoon/agent/agentctl/client"
+	"cocoon/internal/bounded"
 )
 
 func (a *app) sandboxCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "sandbox", Short: "Make or destroy the sandbox"}
 	var dns []string
 	create := a.simple("create ID", "Make the sandbox", cobra.ExactArgs(1), func(ctx context.Context, c *client.Client, args []string) error {
 		return c.CreateSandbox(ctx, args[0], dns...)
 	})
 	create.Flags().StringArrayVar(&dns, "dns", nil, "`line` of resolv.conf; may be repeated")
-	cmd.AddCommand(create,
+	return group("sandbox", "Make or destroy the sandbox", create,
 		a.simple("destroy", "Destroy the sandbox; a guest powers off then", cobra.NoArgs, func(ctx context.Context, c *client.Client, _ []string) error {
 			return c.DestroySandbox(ctx)
 		}))
-	return cmd
 }
 
 func (a *app) containerCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "container", Short: "Create, start or remove a container"}
 	var k client.Container
 	create := a.simple("create IMAGE -- COMMAND...", "Create a container without starting it", cobra.MinimumNArgs(1), func(ctx context.Context, c *client.Client, args []string) error {
-		k.Image, k.Args = args[0], args[1:]
-		if k.ID == "" {
-			k.ID = newID()
+		if err := complete(&k, args); err != nil {
+			return err
 		}
 		if err := c.Create(ctx, k, 0); err != nil {
 			return err
@@ -43,14 +41,13 @@ func (a *app) containerCommand() *cobra.Command {
 		return a.printf("%s\n", k.ID)
 	})
 	containerFlags(create, &k)
-	cmd.AddCommand(create,
+	return group("container", "Create, start or remove a container", create,
 		a.simple("start ID", "Start a created container", cobra.ExactArgs(1), func(ctx context.Context, c *client.Client, args []string) error {
 			return c.Start(ctx, args[0])
 		}),
 		a.simple("rm ID", "Kill what is left of a container and remove it", cobra.ExactArgs(1), func(ctx context.Context, c *client.Client, args []string) error {
 			return c.Remove(ctx, args[0])
 		}))
-	return cmd
 }
 
 func containerFlags(cmd *cobra.Command, k *client.Container) {
@@ -63,6 +60,24 @@ func containerFlags(cmd *cobra.Command, k *client.Container) {
 	f.StringVar(&k.SandboxID, "sandbox", "", "`id` of the pod's sandbox")
 }
 
+// complete fills in the image, the command and an id, and refuses what the
+// guest would refuse after a while.
+func complete(k *client.Container, args []string) error {
+	k.Image, k.Args = args[0], args[1:]
+	if k.ID == "" {
+		k.ID = newID()
+	}
+	for _, e := range k.Env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			return usageError{fmt.Errorf("--env %q is not KEY=value", e)}
+		}
+	}
+	if _, err := k.Request(); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
 func (a *app) copyCommand() *cobra.Command {
 	cmd := a.simple("copy SOURCE GUESTPATH", "Copy a file or folder into the guest", cobra.ExactArgs(2), func(ctx context.Context, c *client.Client, args []string) error {
 		return c.Copy(ctx, args[0], args[1])
@@ -72,15 +87,25 @@ func (a *app) copyCommand() *cobra.Command {
 }
 
 func (a *app) policyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Replace the agent's policy"}
-	cmd.AddCommand(a.simple("set FILE", "Replace the policy, if the one in force allows it", cobra.ExactArgs(1), func(ctx context.Context, c *client.Client, args []string) error {
-		text, err := os.ReadFile(args[0])
+	return group("policy", "Replace the agent's policy", a.simple("set FILE", "Replace the policy, if the one in force allows it", cobra.ExactArgs(1), func(ctx context.Context, c *client.Client, args []string) error {
+		text, err := readPolicy(args[0])
 		if err != nil {
 			return fmt.Errorf("read policy: %w", err)
 		}
-		return c.SetPolicy(ctx, string(text))
+		return c.SetPolicy(ctx, text)
 	}))
-	return cmd
+}
+
+// maxPolicy is what fits in one frame of the protocol, with its header.
+const maxPolicy = 4<<20 - 1024
+
+func readPolicy(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	text, err := bounded.ReadAll(f, maxPolicy)
+	return string(text), errors.Join(err, f.Close())
 }
 
 // errReplay is returned when an answer of a replay was not a success.

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,9 @@ import (
 
 	"cocoon/agent/agentctl/client"
 )
+
+// takeLimit is how long a signal waits for a process to send it to.
+const takeLimit = 2 * time.Second
 
 // newID makes an id for a container or process that the user did not name.
 func newID() string { return "ctl-" + strings.ToLower(rand.Text()[:10]) }
@@ -36,9 +40,8 @@ func (a *app) runCommand() *cobra.Command {
 	containerFlags(cmd, &k)
 	cmd.Flags().BoolVarP(&stdin, "interactive", "i", false, "copy standard input to the container")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		k.Image, k.Args = args[0], args[1:]
-		if k.ID == "" {
-			k.ID = newID()
+		if err := complete(&k, args); err != nil {
+			return err
 		}
 		return a.attached(cmd.Context(), k.TTY, stdin, func(ctx context.Context, c *client.Client, s client.Streams) (int, error) {
 			return c.Run(ctx, k, s)
@@ -86,7 +89,7 @@ func (a *app) attached(ctx context.Context, tty, stdin bool, do func(context.Con
 		if stdin {
 			s.Stdin = a.term.in
 		}
-		if tty {
+		if tty && stdin { // else nobody would read the keys
 			restore, resizes, err := a.rawTerminal()
 			if err != nil {
 				return err
@@ -94,7 +97,9 @@ func (a *app) attached(ctx context.Context, tty, stdin bool, do func(context.Con
 			defer restore()
 			s.Resizes = resizes
 		}
-		forward, stop := a.forwardSignals()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		forward, stop := a.forwardSignals(cancel)
 		defer stop()
 		s.Signals = forward
 		code, err := do(ctx, c, s)
@@ -106,24 +111,34 @@ func (a *app) attached(ctx context.Context, tty, stdin bool, do func(context.Con
 }
 
 // forwardSignals turns the first signal of the user into SIGTERM for the
-// process and each further one into SIGKILL.
-func (a *app) forwardSignals() (<-chan syscall.Signal, func()) {
+// process and the next into SIGKILL. While there is no process yet that takes
+// them, as during the pull of an image, and after SIGKILL, a signal gives up.
+func (a *app) forwardSignals(giveUp func()) (<-chan syscall.Signal, func()) {
 	out := make(chan syscall.Signal)
 	end, done := make(chan struct{}), make(chan struct{})
+	forward := func(sig syscall.Signal) bool {
+		select {
+		case <-a.term.signals:
+		case <-end:
+			return false
+		}
+		select {
+		case out <- sig:
+			return true
+		case <-time.After(takeLimit):
+		case <-end:
+		}
+		return false
+	}
 	go func() {
 		defer close(done)
-		for sig := syscall.SIGTERM; ; sig = syscall.SIGKILL {
+		if forward(syscall.SIGTERM) && forward(syscall.SIGKILL) {
 			select {
 			case <-a.term.signals:
 			case <-end:
-				return
-			}
-			select {
-			case out <- sig:
-			case <-end:
-				return
 			}
 		}
+		giveUp()
 	}()
 	return out, func() { close(end); <-done }
 }
