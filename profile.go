@@ -44,6 +44,17 @@ func profiles() []profile {
 
 var errUnknownProfile = errors.New("unknown profile")
 
+var errFlags = errors.New("flags are for a development machine, not for an image")
+
+// accepts returns errFlags unless the role may be started with these flags: in
+// an image they would change what was measured.
+func (p profile) accepts(o options) error {
+	if p.name != hostProfile && o.any() {
+		return errFlags
+	}
+	return nil
+}
+
 // readProfile finds out which profile's image this is. Without the file it is
 // no image.
 func readProfile(path string) (profile, error) {

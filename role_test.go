@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,6 +128,27 @@ func TestOnlyProfilesWithTheSampleTEEAcceptUnmeasuredConfiguration(t *testing.T)
 	for _, p := range profiles() {
 		if p.unmeasured && p.tee != "sample" && p.name != hostProfile {
 			t.Errorf("profile %q accepts unmeasured configuration on a real TEE", p.name)
+		}
+	}
+}
+
+func TestAnImageAcceptsNoFlag(t *testing.T) {
+	t.Parallel()
+	for _, p := range profiles() {
+		if err := p.accepts(options{}); err != nil {
+			t.Errorf("profile %q without flags: %v", p.name, err)
+		}
+		for _, args := range [][]string{
+			{"--agent-listen", "unix:///x"}, {"--policy", "x"}, {"--aa-config", "x"}, {"--cdh-config", "x"},
+			{"--root", "/x"}, {"--tee", "sample"}, {"--rest-listen", "127.0.0.1:0"},
+		} {
+			o, err := parseOptions(args, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.accepts(o); errors.Is(err, errFlags) != (p.name != hostProfile) {
+				t.Errorf("profile %q with %q: %v", p.name, args, err)
+			}
 		}
 	}
 }
