@@ -163,7 +163,7 @@ func (h *Handler) deny(path store.Path, claims map[string]any) error {
 	err := denial(path, claims)
 	judged, _ := claims[generationClaim].(string)
 	if strings.HasPrefix(judged, h.identity) && judged != h.generation() {
-		return fail(http.StatusUnauthorized, variantDeny, fmt.Errorf("%w; the broker was restarted since this attestation", err))
+		return fail(http.StatusUnauthorized, variantToken, fmt.Errorf("%w; the broker was restarted since this attestation", err))
 	}
 	return fail(http.StatusForbidden, variantDeny, err)
 }

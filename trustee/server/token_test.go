@@ -108,6 +108,7 @@ func TestTokensSurviveARestart(t *testing.T) {
 	if got := g.open(t, g.byToken(t, "default/key/1")); got != secretText {
 		t.Fatalf("got %q", got)
 	}
+	g.byToken(t, "default/key/none").want(t, http.StatusNotFound, "PluginInternalError", "not found")
 	owner := must[*admin.Client](t)(admin.NewClient(admin.ClientConfig{URL: again.url, CA: b.ca, Key: b.key}))
 	t.Cleanup(owner.Close)
 	if err := owner.DeleteReferenceValue(t.Context(), "svn"); err != nil {
@@ -159,4 +160,19 @@ func TestChangesHereSayNothingAboutVerdictsOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "data.policy.allow")
+}
+
+func TestARefusalByAnEarlierRunIsAppraisedAnew(t *testing.T) {
+	t.Parallel()
+	b := ready(t, nil)
+	b.register(t, map[string]any{"svn": []string{"7"}})
+	g := b.attested(t)
+	g.byToken(t, "default/key/1").want(t, http.StatusForbidden, "PolicyDeny", "svn 1")
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(b.dir)); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, func(c *server.Config) { c.Dir = copied })
+	g.url, g.http = again.url, b.guest(t).http
+	g.byToken(t, "default/key/1").want(t, http.StatusUnauthorized, "TokenVerifierError", "restarted since this attestation")
 }
