@@ -11,7 +11,9 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
+	"cocoon/agent/metrics"
 	"cocoon/agent/runtime"
 	"cocoon/agent/storage"
 	"cocoon/internal/wire/agentpb"
@@ -62,6 +64,8 @@ type Deps struct {
 	// policy has allowed, before anything is made for it. Peer pods make the
 	// missing sources of bind mounts there.
 	Prepare func(*agentpb.CreateContainerRequest) error
+	// SetTime sets the clock; the kernel's settimeofday(2) if nil.
+	SetTime func(*unix.Timeval) error
 	// Paths is where files are; the zero value means DefaultPaths.
 	Paths Paths
 	// SupportsSeccomp says whether the runtime was built with libseccomp.
@@ -88,6 +92,9 @@ func New(d Deps) (*Agent, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
+	if d.SetTime == nil {
+		d.SetTime = unix.Settimeofday
+	}
 	switch {
 	case d.Version == "":
 		return nil, errors.New("new agent: no version")
@@ -104,7 +111,7 @@ func New(d Deps) (*Agent, error) {
 		log:     d.Log,
 		policy:  d.Policy,
 		sandbox: s,
-		service: &service{deps: d, sandbox: s},
+		service: &service{deps: d, sandbox: s, metrics: metrics.New(metrics.Config{Log: d.Log})},
 		servers: serverCount{done: make(chan struct{})},
 	}
 	s.onDestroyed = a.servers.finish
@@ -154,6 +161,7 @@ type service struct {
 	unimplemented
 	deps    Deps
 	sandbox *sandbox
+	metrics *metrics.Collector
 }
 
 var _ agentpb.AgentServiceService = (*service)(nil)

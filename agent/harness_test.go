@@ -48,6 +48,7 @@ type guestOptions struct {
 	pauseBinary string // the real one if empty
 	swapPolicy  Policy // in place of the engine
 	log         io.Writer
+	change      func(*Deps) // the last to set what the agent is made of
 }
 
 func newGuest(t *testing.T, o guestOptions) *guest {
@@ -88,6 +89,9 @@ func newGuest(t *testing.T, o guestOptions) *guest {
 	}
 	if !o.noPuller {
 		deps.Puller = g.puller
+	}
+	if o.change != nil {
+		o.change(&deps)
 	}
 	if g.agent, err = New(deps); err != nil {
 		t.Fatal(err)

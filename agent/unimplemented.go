@@ -51,10 +51,6 @@ func (unimplemented) SetIPTables(context.Context, *agentpb.SetIPTablesRequest) (
 	return nil, refuse("SetIPTables")
 }
 
-func (unimplemented) GetMetrics(context.Context, *agentpb.GetMetricsRequest) (*agentpb.Metrics, error) {
-	return nil, refuse("GetMetrics")
-}
-
 func (unimplemented) MemAgentMemcgSet(context.Context, *agentpb.MemAgentMemcgConfig) (*emptypb.Empty, error) {
 	return nil, refuse("MemAgentMemcgSet")
 }
@@ -63,14 +59,8 @@ func (unimplemented) MemAgentCompactSet(context.Context, *agentpb.MemAgentCompac
 	return nil, refuse("MemAgentCompactSet")
 }
 
-func (unimplemented) OnlineCPUMem(context.Context, *agentpb.OnlineCPUMemRequest) (*emptypb.Empty, error) {
-	return nil, refuse("OnlineCPUMem")
-}
-
-func (unimplemented) MemHotplugByProbe(context.Context, *agentpb.MemHotplugByProbeRequest) (*emptypb.Empty, error) {
-	return nil, refuse("MemHotplugByProbe")
-}
-
+// AddSwap and AddSwapPath would write the guest's memory to a device of the
+// host.
 func (unimplemented) AddSwap(context.Context, *agentpb.AddSwapRequest) (*emptypb.Empty, error) {
 	return nil, refuse("AddSwap")
 }
@@ -79,16 +69,6 @@ func (unimplemented) AddSwapPath(context.Context, *agentpb.AddSwapPathRequest) (
 	return nil, refuse("AddSwapPath")
 }
 
-func (unimplemented) GetVolumeStats(context.Context, *agentpb.VolumeStatsRequest) (*agentpb.VolumeStatsResponse, error) {
-	return nil, refuse("GetVolumeStats")
-}
-
 func (unimplemented) ResizeVolume(context.Context, *agentpb.ResizeVolumeRequest) (*emptypb.Empty, error) {
 	return nil, refuse("ResizeVolume")
-}
-
-// SetGuestDateTime would let the host move the clock by which certificates and
-// tokens are judged.
-func (unimplemented) SetGuestDateTime(context.Context, *agentpb.SetGuestDateTimeRequest) (*emptypb.Empty, error) {
-	return nil, refuse("SetGuestDateTime")
 }
