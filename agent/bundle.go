@@ -15,11 +15,11 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"golang.org/x/sys/unix"
+
 	"cocoon/agent/storage"
 	"cocoon/internal/safepath"
 	"cocoon/internal/wire/agentpb"
-
-	"golang.org/x/sys/unix"
 )
 
 // The bundle of a container is its directory below the run directory. It

@@ -9,14 +9,14 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"cocoon/agent/copyfile"
 	"cocoon/agent/runtime"
 	"cocoon/agent/runtime/ocipb"
 	"cocoon/agent/storage"
-
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 var (

@@ -22,11 +22,11 @@ import (
 	"testing"
 	"time"
 
-	"cocoon/imagers"
-	"cocoon/imagers/imagetest"
-
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"cocoon/imagers"
+	"cocoon/imagers/imagetest"
 )
 
 // tmpfs mounts a tmpfs of the given size, or skips without root.

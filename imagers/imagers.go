@@ -23,15 +23,15 @@ import (
 	"runtime"
 	"time"
 
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/sync/semaphore"
+
 	"cocoon/imagers/decrypt"
 	"cocoon/imagers/registry"
 	"cocoon/imagers/store"
 	"cocoon/imagers/unpack"
 	"cocoon/imagers/verify"
-
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/net/http/httpproxy"
-	"golang.org/x/sync/semaphore"
 )
 
 // DefaultWorkDir is where layers are kept unless the configuration names

@@ -14,11 +14,11 @@ import (
 	"strings"
 	"testing"
 
-	"cocoon/imagers/imagetest"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"cocoon/imagers/imagetest"
 )
 
 // tree describes every file below root by what a container could tell.

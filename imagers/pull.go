@@ -11,17 +11,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"cocoon/imagers/decrypt"
 	"cocoon/imagers/registry"
 	"cocoon/imagers/store"
 	"cocoon/imagers/unpack"
 	"cocoon/internal/safepath"
 	"cocoon/internal/stage"
-
-	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Annotations in which the peers' container managers repeat the reference.

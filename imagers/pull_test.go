@@ -17,6 +17,12 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"cocoon/imagers"
 	"cocoon/imagers/decrypt"
 	"cocoon/imagers/imagetest"
@@ -25,12 +31,6 @@ import (
 	"cocoon/imagers/unpack"
 	"cocoon/imagers/verify"
 	"cocoon/internal/stage"
-
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"go.uber.org/goleak"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {

@@ -22,9 +22,9 @@ import (
 	"strings"
 	"sync"
 
-	"cocoon/internal/safepath"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 var (

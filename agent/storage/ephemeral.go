@@ -8,9 +8,9 @@ import (
 	"errors"
 	"fmt"
 
-	"cocoon/internal/wire/agentpb"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/wire/agentpb"
 )
 
 // ephemeral mounts a tmpfs: the pod's /dev/shm and memory-backed volumes.

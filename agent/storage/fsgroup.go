@@ -10,10 +10,10 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"cocoon/internal/wire/agentpb"
 	"cocoon/internal/wire/typespb"
-
-	"golang.org/x/sys/unix"
 )
 
 const (

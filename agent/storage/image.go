@@ -11,9 +11,9 @@ import (
 	"path"
 	"strings"
 
-	"cocoon/agent/pause"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/agent/pause"
 )
 
 // PullRequest asks for the root file system of one container.

@@ -11,9 +11,9 @@ import (
 	"path"
 	"strings"
 
-	"cocoon/internal/safepath"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 // relative returns p as a name below the run directory. p has to be absolute

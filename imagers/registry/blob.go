@@ -14,11 +14,11 @@ import (
 	"strings"
 	"time"
 
-	"cocoon/internal/bounded"
-	"cocoon/internal/stage"
-
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"cocoon/internal/bounded"
+	"cocoon/internal/stage"
 )
 
 var (

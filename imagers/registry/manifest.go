@@ -12,12 +12,12 @@ import (
 	"strings"
 	"time"
 
-	"cocoon/internal/bounded"
-	"cocoon/internal/stage"
-
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"cocoon/internal/bounded"
+	"cocoon/internal/stage"
 )
 
 const (

@@ -27,11 +27,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cocoon/internal/stage"
-
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"cocoon/internal/stage"
 )
 
 // ErrReference is returned for an image reference that cannot be parsed. Its

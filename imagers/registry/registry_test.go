@@ -20,14 +20,14 @@ import (
 	"testing"
 	"time"
 
-	"cocoon/imagers/imagetest"
-	"cocoon/imagers/registry"
-	"cocoon/internal/stage"
-
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
+
+	"cocoon/imagers/imagetest"
+	"cocoon/imagers/registry"
+	"cocoon/internal/stage"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"strings"
 
-	"cocoon/internal/safepath"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 // maxOption is the longest value that fsconfig(2) takes, without its NUL.

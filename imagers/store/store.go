@@ -22,10 +22,10 @@ import (
 	"strconv"
 	"sync"
 
-	"cocoon/internal/safepath"
-
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 var (

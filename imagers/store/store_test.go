@@ -13,11 +13,11 @@ import (
 	"strconv"
 	"testing"
 
-	"cocoon/internal/safepath"
-
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 func must(t testing.TB, err error) {

@@ -12,9 +12,9 @@ import (
 	"path"
 	"strings"
 
-	"cocoon/internal/safepath"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 // copyBuffer is the size of one write of file data.

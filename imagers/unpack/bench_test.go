@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
 	"cocoon/imagers/imagetest"
 	"cocoon/imagers/unpack"
 	"cocoon/internal/safepath"
-
-	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // BenchmarkLayer unpacks a layer of many small files, and one of a few large

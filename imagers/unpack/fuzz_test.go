@@ -10,11 +10,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"cocoon/imagers/imagetest"
 	"cocoon/imagers/unpack"
 	"cocoon/internal/safepath"
-
-	"github.com/opencontainers/go-digest"
 )
 
 // FuzzLayer unpacks any bytes: nothing outside the layer may change, limits

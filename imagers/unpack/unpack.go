@@ -24,9 +24,9 @@ import (
 	"io"
 	"strings"
 
-	"cocoon/internal/safepath"
-
 	"github.com/opencontainers/go-digest"
+
+	"cocoon/internal/safepath"
 )
 
 var (

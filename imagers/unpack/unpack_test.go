@@ -20,13 +20,13 @@ import (
 	"testing/iotest"
 	"time"
 
-	"cocoon/imagers/imagetest"
-	"cocoon/imagers/unpack"
-	"cocoon/internal/safepath"
-
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"cocoon/imagers/imagetest"
+	"cocoon/imagers/unpack"
+	"cocoon/internal/safepath"
 )
 
 func needRoot(t testing.TB) {

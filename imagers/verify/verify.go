@@ -16,9 +16,9 @@ import (
 	"fmt"
 	"strings"
 
-	"cocoon/internal/stage"
-
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"cocoon/internal/stage"
 )
 
 var (

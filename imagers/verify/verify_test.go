@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+
 	"cocoon/imagers/verify"
 	"cocoon/internal/stage"
-
-	"github.com/google/go-containerregistry/pkg/name"
 )
 
 const (

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cocoon/internal/safepath"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 func TestRemoveAllRemovesATreeAndNothingThatItsLinksName(t *testing.T) {

@@ -13,9 +13,9 @@ import (
 	"sync"
 	"testing"
 
-	"cocoon/internal/safepath"
-
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/safepath"
 )
 
 const secret = "outside"
