@@ -41,8 +41,9 @@ func (n *Network) SaveIPTables(ctx context.Context, ipv6 bool) ([]byte, error) {
 
 // RestoreIPTables replaces the packet filter rules by those in rules, in the
 // format of iptables-save, and returns what the program printed. Rules that
-// name a program to load kernel modules with are ErrInvalid: the host would run
-// any program in the guest by them.
+// name a program to load kernel modules with are ErrInvalid: iptables takes that
+// option inside of a rule, and where the kernel has no tables yet it would run
+// any program in the guest that the host named.
 func (n *Network) RestoreIPTables(ctx context.Context, ipv6 bool, rules []byte) ([]byte, error) {
 	if err := checkRules(rules); err != nil {
 		return nil, err
