@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -309,7 +310,16 @@ func encrypted(change func(*imagetest.Layer)) func(testing.TB, []imagetest.Layer
 const decryptText = "Failed to decrypt the image layer, please ensure that the decryption key is placed and correct"
 
 func badImages() map[string]badImage {
-	cases := map[string]badImage{
+	cases := badDocuments()
+	for _, more := range []map[string]badImage{badLayers(), badSurroundings(), badAnswers()} {
+		maps.Copy(cases, more)
+	}
+	return cases
+}
+
+// badDocuments are images whose manifest or configuration is at fault.
+func badDocuments() map[string]badImage {
+	return map[string]badImage{
 		"diff id of another layer": {edit: func(_ *v1.Manifest, c *v1.Image) { c.RootFS.DiffIDs[0] = c.RootFS.DiffIDs[1] },
 			stage: stage.Digest, is: unpack.ErrDiffID},
 		"fewer diff ids than layers": {edit: func(_ *v1.Manifest, c *v1.Image) { c.RootFS.DiffIDs = c.RootFS.DiffIDs[1:] }, stage: stage.Registry},
@@ -322,6 +332,12 @@ func badImages() map[string]badImage {
 		"other operating system":     {edit: func(_ *v1.Manifest, c *v1.Image) { c.OS = "windows" }, stage: stage.Registry},
 		"no layers": {edit: func(m *v1.Manifest, c *v1.Image) { m.Layers = nil; c.RootFS.DiffIDs = nil },
 			stage: stage.Registry},
+	}
+}
+
+// badLayers are images with a layer at fault, or without its key.
+func badLayers() map[string]badImage {
+	return map[string]badImage{
 		"truncated gzip": {layers: one(func(_ testing.TB, l *imagetest.Layer) { l.Blob = l.Blob[:len(l.Blob)-20] }),
 			stage: stage.Unpack, is: unpack.ErrCorrupt},
 		"gzip followed by garbage": {layers: one(func(_ testing.TB, l *imagetest.Layer) { l.Blob = append(l.Blob, "garbage"...) }),
@@ -350,6 +366,12 @@ func badImages() map[string]badImage {
 		"escape by dots": {layers: func(t testing.TB, _ []imagetest.Layer) []imagetest.Layer {
 			return []imagetest.Layer{imagetest.GzipLayer(t, imagetest.Tar(t, imagetest.File("../x", "x")))}
 		}, stage: stage.Unpack, is: unpack.ErrRefused},
+	}
+}
+
+// badSurroundings are sound images that are named wrongly, or may not run here.
+func badSurroundings() map[string]badImage {
+	return map[string]badImage{
 		"illegal reference": {ref: "UPPER/Case", stage: stage.Config, is: registry.ErrReference, text: "Illegal image reference"},
 		"no such tag":       {ref: "app:other", stage: stage.NotFound},
 		"wrong digest": {ref: "app@sha256:" + strings.Repeat("0", 64), stage: stage.Digest, intercept: func(w http.ResponseWriter, r *http.Request) bool {
@@ -368,6 +390,11 @@ func badImages() map[string]badImage {
 		"credentials that cannot be fetched": {config: func(c *imagers.Config, _ *imagers.Deps) { c.AuthURI = "/does/not/exist" }, stage: stage.Config},
 		"unknown certificate":                {config: func(c *imagers.Config, _ *imagers.Deps) { c.ExtraRootsPEM = nil }, stage: stage.TLS},
 	}
+}
+
+// badAnswers are sound images of a registry that does not give their layers.
+func badAnswers() map[string]badImage {
+	cases := map[string]badImage{}
 	for name, status := range map[string]int{"unauthorized": 401, "forbidden": 403, "server error": 500, "teapot": 418} {
 		st := stage.Registry
 		if status < 404 {
