@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -63,6 +64,9 @@ func Open(dir *store.Dir, now func() time.Time) (*Registry, error) {
 		d.UseNumber()
 		if err := d.Decode(&values); err != nil {
 			return nil, fmt.Errorf("parse %q: %w", fileName, err)
+		}
+		if _, err := d.Token(); values == nil || !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("parse %q: not one JSON object", fileName)
 		}
 	}
 	r.values.Store(&values)

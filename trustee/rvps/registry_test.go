@@ -133,17 +133,56 @@ func TestMessagesThatAreRefusedChangeNothing(t *testing.T) {
 
 func TestABrokenFileIsNotAnEmptyRegistry(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, fileName), []byte(`{"a":`), 0o600); err != nil {
+	for _, text := range []string{``, ` `, `{"a":`, `null`, `[]`, `"a"`, `{"a":1}`, `{} {}`, `{}x`, `{"a":{"expiration":"soon"}}`} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, fileName), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err := store.OpenDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := Open(d, time.Now); err == nil {
+			t.Errorf("%q: opened with %v", text, r.List())
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAnExpiredValueComesBackOnlyWhenRegisteredAnew(t *testing.T) {
+	t.Parallel()
+	dir, c := t.TempDir(), &clock{t: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
+	r := open(t, dir, c)
+	for _, expires := range []time.Time{c.t, c.t.Add(-time.Second), time.Unix(0, 0)} {
+		if err := r.Register(newMessage(t, map[string]any{"a": 1}, expires)); !errors.Is(err, ErrBadMessage) {
+			t.Errorf("expiration %s: %v", expires, err)
+		}
+	}
+	if err := r.Register(newMessage(t, map[string]any{"a": 1}, c.t.Add(time.Minute))); err != nil {
 		t.Fatal(err)
 	}
-	d, err := store.OpenDir(dir)
-	if err != nil {
+	for _, step := range []struct {
+		forward time.Duration
+		found   bool
+	}{{0, true}, {59 * time.Second, true}, {time.Second, false}, {time.Hour, false}} {
+		c.t = c.t.Add(step.forward)
+		for name, r := range map[string]*Registry{"open": r, "opened anew": open(t, dir, c)} {
+			if v, ok := r.Query("a"); ok != step.found || !ok && v != nil {
+				t.Errorf("%s at %s: %v %v", name, c.t, v, ok)
+			}
+			if _, ok := r.Query("A"); ok {
+				t.Error("names differ by case")
+			}
+		}
+	}
+	before := r.Edits()
+	if err := r.Register(newMessage(t, map[string]any{"a": 2}, time.Time{})); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = d.Close() }()
-	if _, err := Open(d, time.Now); err == nil {
-		t.Fatal("opened")
+	if v, ok := r.Query("a"); !ok || fmt.Sprint(v) != "2" || r.Edits() != before+1 {
+		t.Errorf("registered anew: %v %v, %d changes", v, ok, r.Edits())
 	}
 }
 
