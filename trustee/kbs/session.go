@@ -17,6 +17,10 @@ import (
 const (
 	nonceSize = 32
 	idSize    = 16
+
+	// maxHeld bounds the bytes of all tokens: guests choose the initdata that
+	// a token repeats.
+	maxHeld = 64 << 20
 )
 
 // ErrSession is returned for a session that cannot be used.
@@ -53,6 +57,7 @@ type Sessions struct {
 
 	mu   sync.Mutex // guards the fields below
 	byID map[string]*session
+	held int // bytes of tokens
 	// young and done hold unattested and attested sessions, oldest first.
 	young, done *list.List
 }
@@ -108,6 +113,7 @@ func (s *Sessions) makeRoom() {
 func (s *Sessions) remove(n *session) {
 	delete(s.byID, n.id)
 	if n.phase == attested {
+		s.held -= len(n.token)
 		s.done.Remove(n.place)
 		return
 	}
@@ -144,7 +150,8 @@ func (s *Sessions) begin(id string) (session, error) {
 	return *n, nil
 }
 
-// finish marks the session as attested.
+// finish marks the session as attested. Those with the oldest tokens end if
+// all tokens together are too large.
 func (s *Sessions) finish(id, token, key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,6 +162,13 @@ func (s *Sessions) finish(id, token, key string) error {
 	s.young.Remove(n.place)
 	n.phase, n.token, n.key = attested, token, key
 	n.place = s.done.PushBack(n)
+	for s.held += len(token); s.held > maxHeld; {
+		oldest, ok := s.done.Front().Value.(*session)
+		if !ok || oldest == n {
+			break
+		}
+		s.remove(oldest)
+	}
 	return nil
 }
 

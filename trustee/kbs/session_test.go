@@ -5,6 +5,7 @@ package kbs
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 )
@@ -88,5 +89,41 @@ func TestAnAttestedSessionTakesNoSecondAttempt(t *testing.T) {
 	}
 	if got, err := s.tokenOf(id); err != nil || got != "token" {
 		t.Fatalf("token %q, error %v", got, err)
+	}
+}
+
+func TestTheBytesOfAllTokensAreBounded(t *testing.T) {
+	t.Parallel()
+	c := &clock{t: time.Unix(1_000_000, 0)}
+	s := NewSessions(1000, time.Minute, c.now)
+	large := strings.Repeat("x", maxHeld/4)
+	attest := func(token string) string {
+		t.Helper()
+		id := s.open("sample").id
+		if _, err := s.begin(id); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.finish(id, token, "key"); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	small := attest("small")
+	var ids []string
+	for range 6 {
+		ids = append(ids, attest(large))
+	}
+	if _, err := s.tokenOf(small); !errors.Is(err, ErrSession) || s.Len() != 4 || s.held != maxHeld {
+		t.Fatalf("%d sessions hold %d bytes; the oldest: %v", s.Len(), s.held, err)
+	}
+	if got, err := s.tokenOf(ids[5]); err != nil || got != large {
+		t.Fatalf("the latest: %d bytes, error %v", len(got), err)
+	}
+	s.drop(ids[5])
+	s.drop(ids[0]) // is gone
+	c.t = c.t.Add(time.Minute)
+	s.open("sample")
+	if s.Len() != 1 || s.held != 0 {
+		t.Fatalf("%d sessions hold %d bytes", s.Len(), s.held)
 	}
 }
