@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/agent/metrics"
+	"cocoon/agent/netconf"
 	"cocoon/agent/runtime"
 	"cocoon/agent/storage"
 	"cocoon/internal/wire/agentpb"
@@ -66,6 +67,8 @@ type Deps struct {
 	Prepare func(*agentpb.CreateContainerRequest) error
 	// SetTime sets the clock; the kernel's settimeofday(2) if nil.
 	SetTime func(*unix.Timeval) error
+	// Network is configured as the host asks; nil means the process's own.
+	Network *netconf.Network
 	// Paths is where files are; the zero value means DefaultPaths.
 	Paths Paths
 	// SupportsSeccomp says whether the runtime was built with libseccomp.
@@ -105,6 +108,13 @@ func New(d Deps) (*Agent, error) {
 	}
 	if err := d.Paths.check(); err != nil {
 		return nil, fmt.Errorf("new agent: %w", err)
+	}
+	if d.Network == nil {
+		own, err := netconf.New(netconf.Config{Devices: netconf.Sysfs{Root: d.Paths.Sys}, Log: d.Log})
+		if err != nil {
+			return nil, fmt.Errorf("new agent: %w", err)
+		}
+		d.Network = own
 	}
 	s := newSandbox(d)
 	a := &Agent{

@@ -46,6 +46,8 @@ var served = map[string]bool{
 	"StatsContainer": true, "PauseContainer": true, "ResumeContainer": true, "RemoveStaleVirtiofsShareMounts": true,
 	"GetDiagnosticData": true, "WriteStdin": true, "ReadStdout": true, "ReadStderr": true, "CloseStdin": true, "TtyWinResize": true,
 	"ReseedRandomDev": true, "GetGuestDetails": true, "CopyFile": true, "GetOOMEvent": true, "SetPolicy": true,
+	"UpdateInterface": true, "UpdateRoutes": true, "ListInterfaces": true, "ListRoutes": true, "AddARPNeighbors": true,
+	"GetIPTables": true, "SetIPTables": true,
 	"GetMetrics": true, "OnlineCPUMem": true, "MemHotplugByProbe": true, "SetGuestDateTime": true, "GetVolumeStats": true,
 }
 

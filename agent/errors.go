@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"cocoon/agent/copyfile"
+	"cocoon/agent/netconf"
 	"cocoon/agent/runtime"
 	"cocoon/agent/runtime/ocipb"
 	"cocoon/agent/storage"
@@ -88,6 +89,7 @@ func codeOf(err error) codes.Code {
 		{storage.ErrInvalid, codes.InvalidArgument},
 		{storage.ErrTooMany, codes.InvalidArgument},
 		{copyfile.ErrInvalid, codes.InvalidArgument},
+		{netconf.ErrInvalid, codes.InvalidArgument},
 		{ocipb.ErrNoSpec, codes.InvalidArgument},
 	} {
 		if errors.Is(err, c.is) {

@@ -83,7 +83,7 @@ func newGuest(t *testing.T, o guestOptions) *guest {
 	if err := engine.Load(t.Context(), o.policy); err != nil {
 		t.Fatal(err)
 	}
-	deps := Deps{Version: "4.1.0", Runtime: rt, Policy: engine, Unsealer: o.unsealer, Paths: paths, Log: log, SupportsSeccomp: true}
+	deps := Deps{Version: "4.1.0", Runtime: rt, Policy: engine, Unsealer: o.unsealer, Network: ownNetwork(t), Paths: paths, Log: log, SupportsSeccomp: true}
 	if o.swapPolicy != nil {
 		deps.Policy = o.swapPolicy
 	}

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"cocoon/internal/wire/agentpb"
-	"cocoon/internal/wire/typespb"
 )
 
 // unimplemented answers the methods that this agent does not serve. The policy
@@ -21,34 +20,6 @@ type unimplemented struct{}
 
 func refuse(method string) error {
 	return status.Errorf(codes.Unimplemented, "%s is not implemented", method)
-}
-
-func (unimplemented) UpdateInterface(context.Context, *agentpb.UpdateInterfaceRequest) (*typespb.Interface, error) {
-	return nil, refuse("UpdateInterface")
-}
-
-func (unimplemented) UpdateRoutes(context.Context, *agentpb.UpdateRoutesRequest) (*agentpb.Routes, error) {
-	return nil, refuse("UpdateRoutes")
-}
-
-func (unimplemented) ListInterfaces(context.Context, *agentpb.ListInterfacesRequest) (*agentpb.Interfaces, error) {
-	return nil, refuse("ListInterfaces")
-}
-
-func (unimplemented) ListRoutes(context.Context, *agentpb.ListRoutesRequest) (*agentpb.Routes, error) {
-	return nil, refuse("ListRoutes")
-}
-
-func (unimplemented) AddARPNeighbors(context.Context, *agentpb.AddARPNeighborsRequest) (*emptypb.Empty, error) {
-	return nil, refuse("AddARPNeighbors")
-}
-
-func (unimplemented) GetIPTables(context.Context, *agentpb.GetIPTablesRequest) (*agentpb.GetIPTablesResponse, error) {
-	return nil, refuse("GetIPTables")
-}
-
-func (unimplemented) SetIPTables(context.Context, *agentpb.SetIPTablesRequest) (*agentpb.SetIPTablesResponse, error) {
-	return nil, refuse("SetIPTables")
 }
 
 func (unimplemented) MemAgentMemcgSet(context.Context, *agentpb.MemAgentMemcgConfig) (*emptypb.Empty, error) {
