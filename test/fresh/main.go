@@ -133,7 +133,9 @@ func inside(ctx context.Context, root, shell string) error {
 			env = append(env, e)
 		}
 	}
-	script := `mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" && exec chroot "$1" /bin/sh -c "cd /root/cocoon && $2"`
+	// A change of root alone leaves / out of the mount table, which no machine does.
+	const script = `mount --bind "$1" "$1" && cd "$1" && mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev &&
+mkdir -p .old && pivot_root . .old && cd / && umount -l .old && rmdir .old && cd /root/cocoon && exec /bin/sh -c "$2"`
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", script, "fresh", root, shell)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
