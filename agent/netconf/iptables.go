@@ -94,7 +94,7 @@ func namesModprobe(word string) bool {
 	if !strings.HasPrefix(word, "-") {
 		return false
 	}
-	return strings.HasPrefix(strings.TrimLeft(word[1:], "46bfhnvwxFLSVZX0123456789"), "M")
+	return strings.HasPrefix(strings.TrimLeft(word[1:], "bfhnvwxFLSVZX0123456789"), "M")
 }
 
 // runTool runs one of the programs in the namespace and returns what it printed
