@@ -52,6 +52,9 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (*Container, er
 	if err != nil {
 		return nil, err
 	}
+	if err := checkNamespacePaths(n.spec.Linux.Namespaces); err != nil {
+		return nil, err
+	}
 	lp, err := newProcess(n.spec.Process)
 	if err != nil {
 		return nil, err
