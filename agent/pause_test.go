@@ -48,6 +48,28 @@ func TestTheSandboxContainerRunsTheBuiltInPause(t *testing.T) {
 	g.remove(t, "pod")
 }
 
+func TestNoImageRunsUnderTheNameOfTheSandboxContainer(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, guestOptions{})
+	const other = `image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"container"}}`
+	for name, change := range map[string]func(*agentpb.CreateContainerRequest){
+		"image of a container":         func(r *agentpb.CreateContainerRequest) { r.Storages[0].DriverOptions = []string{other} },
+		"image without a kind":         func(r *agentpb.CreateContainerRequest) { r.Storages[0].DriverOptions = []string{`image_guest_pull={}`} },
+		"specification without a kind": func(r *agentpb.CreateContainerRequest) { r.OCI.Annotations = nil },
+		"specification of a container": func(r *agentpb.CreateContainerRequest) {
+			r.OCI.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container"}
+		},
+	} {
+		r := g.sandboxContainer("pod")
+		change(r)
+		_, err := g.CreateContainer(limited(t), r)
+		wantStatus(t, err, codes.InvalidArgument, "disagree")
+		if _, err := os.Lstat(g.paths.bundle("pod")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the bundle is left: %v", name, err)
+		}
+	}
+}
+
 func TestAMissingPauseProgramIsAClearError(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t, guestOptions{noPuller: true, pauseBinary: "/nonexistent"})

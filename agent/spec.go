@@ -40,6 +40,28 @@ func checkContainerRequest(r *agentpb.CreateContainerRequest) error {
 			return fmt.Errorf("trusted image store: %w", ErrUnsupported)
 		}
 	}
+	return checkKind(r)
+}
+
+// checkKind refuses a container that its specification and its image call
+// different things. The specification decides about the process, the image
+// about the root: otherwise a policy that lets every sandbox container pass,
+// since nothing but the built-in pause runs in it, would let the host run an
+// image of its choice under that name.
+func checkKind(r *agentpb.CreateContainerRequest) error {
+	sandbox := storage.IsSandbox(r.GetOCI().GetAnnotations())
+	for _, s := range r.GetStorages() {
+		if s.GetDriver() != storage.DriverImagePull {
+			continue
+		}
+		metadata, err := storage.ParsePullOption(s.GetDriverOptions())
+		if err != nil {
+			return err
+		}
+		if storage.IsSandbox(metadata) != sandbox {
+			return fmt.Errorf("image and specification disagree whether this is the sandbox container: %w", ErrInvalid)
+		}
+	}
 	return nil
 }
 

@@ -17,9 +17,12 @@ allowed_image := %q
 
 default CreateContainerRequest := false
 
-# The sandbox container runs the guest's own pause program.
+# The sandbox container runs the guest's own pause program, if its root is an
+# image as well: the guest then takes neither from the host.
 CreateContainerRequest if {
 	input.OCI.Annotations["io.kubernetes.cri.container-type"] == "sandbox"
+	count(input.storages) == 1
+	input.storages[0].driver == "image_guest_pull"
 }
 
 CreateContainerRequest if {
