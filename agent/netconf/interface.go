@@ -5,9 +5,11 @@ package netconf
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 
@@ -37,11 +39,7 @@ func (n *Network) UpdateInterface(ctx context.Context, i *typespb.Interface) err
 		}
 	}
 	err = n.withHandle(ctx, func(h *netlink.Handle) error {
-		link, err := n.find(h, w, found)
-		if err != nil {
-			return err
-		}
-		u := &update{h: h, wanted: w, link: link}
+		u := &update{h: h, wanted: w, found: found, log: n.cfg.Log}
 		if err := u.run(ctx); err != nil {
 			return errors.Join(err, u.rollBack())
 		}
@@ -68,59 +66,6 @@ func (n *Network) waitDevice(ctx context.Context, device string) (string, error)
 		return "", fmt.Errorf("device %q: %w", device, err)
 	}
 	return name, nil
-}
-
-// find returns the interface that is meant. found is the name of the device's
-// interface, or "".
-func (n *Network) find(h *netlink.Handle, w wanted, found string) (netlink.Link, error) {
-	if found != "" {
-		n.adoptMAC(h, w, found)
-	}
-	link, err := lookUp(h, w, found)
-	if err != nil {
-		return nil, err
-	}
-	if link.Attrs().RawFlags&unix.IFF_LOOPBACK != 0 {
-		return nil, fmt.Errorf("the loopback interface is the guest's own: %w", ErrInvalid)
-	}
-	return link, nil
-}
-
-// adoptMAC gives a device's interface the wanted hardware address: a passed
-// through virtual function comes with another one. An interface that does not
-// take it is found by the look-up that follows, or not.
-func (n *Network) adoptMAC(h *netlink.Handle, w wanted, found string) {
-	link, err := linkByName(h, found)
-	if err == nil && w.mac != nil && !bytes.Equal(link.Attrs().HardwareAddr, w.mac) {
-		err = h.LinkSetHardwareAddr(link, w.mac)
-	}
-	if err != nil {
-		n.cfg.Log.Warn("an interface does not take its hardware address", "interface", found, "error", err)
-	}
-}
-
-func lookUp(h *netlink.Handle, w wanted, found string) (netlink.Link, error) {
-	if w.mac == nil {
-		if found == "" {
-			found = w.name
-		}
-		return linkByName(h, found)
-	}
-	link, err := linkByMAC(h, w, found)
-	if !errors.Is(err, ErrNoLink) {
-		return link, err
-	}
-	named, nameErr := linkByName(h, w.name)
-	if errors.Is(nameErr, ErrNoLink) {
-		return nil, err // the hardware address is what identifies an interface
-	}
-	if nameErr != nil {
-		return nil, nameErr
-	}
-	if err := h.LinkSetHardwareAddr(named, w.mac); err != nil {
-		return nil, fmt.Errorf("set hardware address: %w", err)
-	}
-	return linkByMAC(h, w, found)
 }
 
 // linkByMAC finds an interface by hardware address. Of several, for a VLAN
@@ -154,6 +99,8 @@ func linkByMAC(h *netlink.Handle, w wanted, found string) (netlink.Link, error) 
 type update struct {
 	h      *netlink.Handle
 	wanted wanted
+	found  string // the name of the device's interface, or ""
+	log    *slog.Logger
 	link   netlink.Link
 	other  netlink.Link // what had the wanted name, or nil
 	undo   []func() error
@@ -173,7 +120,7 @@ func (u *update) rollBack() error {
 }
 
 func (u *update) run(ctx context.Context) error {
-	for _, step := range []func() error{u.setDown, u.addAddresses, u.setName, u.setMTU, u.setARP, u.setUp} {
+	for _, step := range []func() error{u.find, u.setDown, u.addAddresses, u.setName, u.setMTU, u.setARP, u.setUp} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -182,6 +129,75 @@ func (u *update) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// find sets the interface that is meant.
+func (u *update) find() error {
+	if u.found != "" && u.wanted.mac != nil {
+		u.adoptMAC()
+	}
+	link, err := u.lookUp()
+	if err != nil {
+		return err
+	}
+	u.link = link
+	return checkLink(link)
+}
+
+// checkLink refuses the loopback interface, whatever found it.
+func checkLink(link netlink.Link) error {
+	if link.Attrs().RawFlags&unix.IFF_LOOPBACK != 0 {
+		return fmt.Errorf("the loopback interface is the guest's own: %w", ErrInvalid)
+	}
+	return nil
+}
+
+// adoptMAC gives a device's interface the wanted hardware address: a passed
+// through virtual function comes with another one. An interface that does not
+// take it is found by the look-up that follows, or not.
+func (u *update) adoptMAC() {
+	link, err := linkByName(u.h, u.found)
+	if err == nil && !bytes.Equal(link.Attrs().HardwareAddr, u.wanted.mac) {
+		err = u.setMAC(link)
+	}
+	if err != nil {
+		u.log.Warn("an interface does not take its hardware address", "interface", u.found, "error", err)
+	}
+}
+
+func (u *update) setMAC(link netlink.Link) error {
+	if err := checkLink(link); err != nil {
+		return err
+	}
+	if err := u.h.LinkSetHardwareAddr(link, u.wanted.mac); err != nil {
+		return fmt.Errorf("set hardware address: %w", err)
+	}
+	u.onFailure(func() error { return u.h.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr) })
+	return nil
+}
+
+// lookUp returns the interface by its hardware address, which a named one gets
+// if no other has it; without a hardware address, by device or name.
+func (u *update) lookUp() (netlink.Link, error) {
+	w := u.wanted
+	if w.mac == nil {
+		return linkByName(u.h, cmp.Or(u.found, w.name))
+	}
+	link, err := linkByMAC(u.h, w, u.found)
+	if !errors.Is(err, ErrNoLink) {
+		return link, err
+	}
+	named, nameErr := linkByName(u.h, w.name)
+	if errors.Is(nameErr, ErrNoLink) {
+		return nil, err // the hardware address is what identifies an interface
+	}
+	if nameErr != nil {
+		return nil, nameErr
+	}
+	if err := u.setMAC(named); err != nil {
+		return nil, err
+	}
+	return linkByMAC(u.h, w, u.found)
 }
 
 func (u *update) setDown() error {

@@ -235,13 +235,31 @@ func TestAFailedUpdateIsUndone(t *testing.T) {
 	}
 }
 
+// The hardware address is the first thing that is changed.
+func TestAFailedUpdateTakesTheHardwareAddressBack(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, Config{Devices: device("eth0")})
+	l.pair("eth0", "far", mac1)
+	l.up("eth0")
+	before := l.state()
+	for _, path := range []string{"", "02/01"} {
+		err := l.UpdateInterface(t.Context(), &typespb.Interface{Name: "eth0", HwAddr: mac3, Mtu: maxMTU, DevicePath: path})
+		if err == nil || l.state() != before {
+			t.Errorf("%q: %v\n%s\n%s", path, err, before, l.state())
+		}
+	}
+}
+
+// The loopback interface has no hardware address of its own to be found by.
 func TestALoopbackThatIsFoundByItsDeviceIsRefused(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, Config{Devices: device("lo")})
 	before := l.state()
-	err := l.UpdateInterface(t.Context(), &typespb.Interface{Name: "eth0", DevicePath: "02"})
-	if !errors.Is(err, ErrInvalid) || l.state() != before {
-		t.Errorf("%v, %s", err, l.state())
+	for mac, want := range map[string]error{"": ErrInvalid, mac1: ErrNoLink} {
+		err := l.UpdateInterface(t.Context(), &typespb.Interface{Name: "eth0", HwAddr: mac, DevicePath: "02"})
+		if !errors.Is(err, want) || l.state() != before {
+			t.Errorf("%q: %v, want %v; %s", mac, err, want, l.state())
+		}
 	}
 }
 
