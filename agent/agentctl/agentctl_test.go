@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -196,6 +197,25 @@ func TestCtrlCAsksTheProcessToEnd(t *testing.T) {
 	signals <- os.Interrupt
 	if got := <-code; got != 128+15 {
 		t.Errorf("exit code %d, want that of SIGTERM; %s", got, &errs)
+	}
+}
+
+func TestCtrlCGivesUpAContainerThatIsBeingMade(t *testing.T) {
+	t.Parallel()
+	a := fakeagent.New()
+	a.Hold("CreateContainer")
+	addr := serve(t, a)
+	signals := make(chan os.Signal)
+	code := make(chan int, 1)
+	var errs bytes.Buffer
+	go func() {
+		code <- run(context.WithoutCancel(t.Context()), []string{"-c", addr, "run", "img", "--", "sleep"}, terminal{
+			in: strings.NewReader(""), out: &bytes.Buffer{}, err: &errs, signals: signals, patience: time.Nanosecond,
+		})
+	}()
+	signals <- os.Interrupt
+	if got := <-code; got != exitFailed || errs.Len() == 0 {
+		t.Errorf("exit code %d, %q", got, &errs)
 	}
 }
 

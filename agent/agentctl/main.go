@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -30,6 +31,7 @@ type terminal struct {
 	in       io.Reader
 	out, err io.Writer
 	signals  <-chan os.Signal
+	patience time.Duration // how long a signal waits for a process; 0 means takeLimit
 }
 
 // Exit codes. A process that ran in the guest gives its own.

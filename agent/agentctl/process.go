@@ -116,6 +116,10 @@ func (a *app) attached(ctx context.Context, tty, stdin bool, do func(context.Con
 func (a *app) forwardSignals(giveUp func()) (<-chan syscall.Signal, func()) {
 	out := make(chan syscall.Signal)
 	end, done := make(chan struct{}), make(chan struct{})
+	patience := takeLimit
+	if a.term.patience > 0 {
+		patience = a.term.patience
+	}
 	forward := func(sig syscall.Signal) bool {
 		select {
 		case <-a.term.signals:
@@ -125,7 +129,7 @@ func (a *app) forwardSignals(giveUp func()) (<-chan syscall.Signal, func()) {
 		select {
 		case out <- sig:
 			return true
-		case <-time.After(takeLimit):
+		case <-time.After(patience):
 		case <-end:
 		}
 		return false

@@ -243,6 +243,26 @@ func TestSignalsReachTheProcess(t *testing.T) {
 	}
 }
 
+func TestAChangeOfTheTerminalsSizeIsForwarded(t *testing.T) {
+	t.Parallel()
+	a := fakeagent.New()
+	c := connect(t, a)
+	resizes, signals := make(chan client.Size), make(chan syscall.Signal, 1)
+	out := writerFunc(func(p []byte) (int, error) {
+		resizes <- client.Size{Rows: 40, Columns: 120}
+		for !slices.Contains(a.Calls(), "TtyWinResize") {
+			runtime.Gosched()
+		}
+		signals <- syscall.SIGTERM
+		return len(p), nil
+	})
+	k := container("c1", "sleep")
+	k.TTY = true
+	if _, err := c.Run(t.Context(), k, client.Streams{Stdout: out, Signals: signals, Resizes: resizes}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnAbandonedRunRemovesTheContainer(t *testing.T) {
 	t.Parallel()
 	a := fakeagent.New()

@@ -43,6 +43,7 @@ type Agent struct {
 	files     map[string][]byte
 	policy    string
 	deny      map[string]bool
+	held      map[string]bool
 	wg        sync.WaitGroup
 	destroyed chan struct{}
 	once      sync.Once
@@ -55,12 +56,20 @@ func New(deny ...string) *Agent {
 		processes: make(map[string]*process),
 		files:     make(map[string][]byte),
 		deny:      make(map[string]bool),
+		held:      make(map[string]bool),
 		destroyed: make(chan struct{}),
 	}
 	for _, m := range deny {
 		a.deny[m] = true
 	}
 	return a
+}
+
+// Hold makes calls of method wait until their callers give up or the agent ends.
+func (a *Agent) Hold(method string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held[method] = true
 }
 
 // Serve serves l until stop is called, which waits for everything to end.
@@ -98,8 +107,15 @@ func (a *Agent) record(ctx context.Context, decode ttrpc.Unmarshaler, info *ttrp
 	method := info.FullMethod[strings.LastIndex(info.FullMethod, "/")+1:]
 	a.mu.Lock()
 	a.calls = append(a.calls, method)
-	denied := a.deny[method]
+	denied, held := a.deny[method], a.held[method]
 	a.mu.Unlock()
+	if held {
+		select {
+		case <-ctx.Done():
+		case <-a.destroyed:
+		}
+		return nil, status.Error(codes.Canceled, "given up")
+	}
 	if denied {
 		return nil, status.Errorf(codes.PermissionDenied, "%sRequest is blocked by policy: ", method)
 	}
