@@ -116,7 +116,7 @@ func TestProcessorsThatComeLateAreWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			time.Sleep(time.Second) // of the bubble's clock
+			<-time.After(time.Second) // of the bubble's clock
 			dir := filepath.Join(sys, "devices/system/cpu/cpu4")
 			if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "online"), []byte("0"), 0o600)); err != nil {
 				t.Error(err)
