@@ -141,6 +141,9 @@ func (g *guest) startAttestation(ctx context.Context) error {
 	if err != nil {
 		return stage.Wrap(stage.Config, err)
 	}
+	for _, key := range cfg.Unknown {
+		g.log.Warn("configuration", "warning", fmt.Sprintf("aa.toml: unknown key %.60q is ignored", key))
+	}
 	if err := joinBrokers(&cfg, g.cfg.CDH.KBC); err != nil {
 		return stage.Wrap(stage.Config, err)
 	}
