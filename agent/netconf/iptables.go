@@ -85,11 +85,12 @@ func checkRules(rules []byte) error {
 }
 
 // namesModprobe reports whether word is -M, alone or after other one-letter
-// options without argument, or --modprobe or an abbreviation of it.
+// options without argument, or --modprobe, an abbreviation of it or anything
+// that begins like it.
 func namesModprobe(word string) bool {
 	if strings.HasPrefix(word, "--") {
 		name, _, _ := strings.Cut(word, "=")
-		return len(name) >= len("--mo") && strings.HasPrefix("--modprobe", name)
+		return len(name) >= len("--mo") && strings.HasPrefix("--modprobe", name) || strings.HasPrefix(name, "--modprobe")
 	}
 	if !strings.HasPrefix(word, "-") {
 		return false
