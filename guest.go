@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cocoon/agent"
+	"cocoon/agent/device"
 	"cocoon/agent/policy"
 	"cocoon/agent/runtime"
 	"cocoon/attest"
@@ -252,6 +253,7 @@ func (g *guest) startAgent(context.Context) error {
 	}
 	g.agent, err = agent.New(agent.Deps{
 		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images, g.cfg.Agent.ImagePullTimeout}, Unsealer: g.hub,
+		Devices: device.New(device.Config{Sys: paths.Sys, Timeout: g.cfg.Agent.HotplugTimeout}),
 		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log,
 	})
 	return err

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"cocoon/agent/device"
 	"cocoon/agent/metrics"
 	"cocoon/agent/netconf"
 	"cocoon/agent/runtime"
@@ -67,6 +68,11 @@ type Deps struct {
 	Prepare func(*agentpb.CreateContainerRequest) error
 	// SetTime sets the clock; the kernel's settimeofday(2) if nil.
 	SetTime func(*unix.Timeval) error
+	// Devices finds what the host plugs in; nil means the guest's own devices,
+	// waited for as long as shims expect.
+	Devices *device.Finder
+	// SecureMount encrypts disks; nil means that storages which ask for it fail.
+	SecureMount storage.SecureMounter
 	// Network is configured as the host asks; nil means the process's own.
 	Network *netconf.Network
 	// Paths is where files are; the zero value means DefaultPaths.
@@ -109,8 +115,11 @@ func New(d Deps) (*Agent, error) {
 	if err := d.Paths.check(); err != nil {
 		return nil, fmt.Errorf("new agent: %w", err)
 	}
+	if d.Devices == nil {
+		d.Devices = device.New(device.Config{Sys: d.Paths.Sys})
+	}
 	if d.Network == nil {
-		own, err := netconf.New(netconf.Config{Devices: netconf.Sysfs{Root: d.Paths.Sys}, Log: d.Log})
+		own, err := netconf.New(netconf.Config{Devices: d.Devices, HotplugTimeout: d.Devices.Timeout(), Log: d.Log})
 		if err != nil {
 			return nil, fmt.Errorf("new agent: %w", err)
 		}

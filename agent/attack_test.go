@@ -78,7 +78,7 @@ func TestAContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		"no root":          {func(r *agentpb.CreateContainerRequest) { r.OCI.Root = nil }, codes.InvalidArgument, "no root"},
 		"devices": {func(r *agentpb.CreateContainerRequest) {
 			r.Devices = []*agentpb.Device{{Type: "blk"}}
-		}, codes.Unimplemented, "1 devices"},
+		}, codes.InvalidArgument, "invalid ID and VM path"},
 		"shared mounts": {func(r *agentpb.CreateContainerRequest) {
 			r.SharedMounts = []*agentpb.SharedMount{{Name: "x"}}
 		}, codes.Unimplemented, "shared mounts"},

@@ -92,6 +92,10 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	if err := s.storages.Attach(ctx, c.id, r.GetStorages()); err != nil {
 		return err
 	}
+	addresses, err := grantDevices(ctx, s.devices, spec, r.GetDevices())
+	if err != nil {
+		return err
+	}
 	if err := s.adapt(ctx, spec, r); err != nil {
 		return err
 	}
@@ -104,7 +108,7 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 		return stage.Wrap(stage.Container, err)
 	}
 	done.add(rt.Delete)
-	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r)})
+	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r), pci: addresses})
 }
 
 // checkPlaces lets the storages of a container, or of the sandbox if id is
@@ -147,6 +151,7 @@ type made struct {
 	rt    *runtime.Container
 	spec  *specs.Spec
 	pause bool
+	pci   map[string]string
 }
 
 // publish makes a container known to other calls. The first one's pid
@@ -159,7 +164,7 @@ func (s *sandbox) publish(c *container, m made) error {
 	s.mu.Lock()
 	err = s.alive()
 	if err == nil {
-		c.rt, c.pause, c.notes = m.rt, m.pause, m.spec.Annotations
+		c.rt, c.pause, c.notes, c.pci = m.rt, m.pause, m.spec.Annotations, m.pci
 		for _, mount := range m.spec.Mounts {
 			c.mounts = append(c.mounts, mountRecord{mount.Destination, mount.Source})
 		}

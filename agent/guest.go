@@ -37,6 +37,7 @@ func (s *service) GetGuestDetails(_ context.Context, r *agentpb.GuestDetailsRequ
 	resp := &agentpb.GuestDetailsResponse{AgentDetails: &agentpb.AgentDetails{
 		Version:         s.deps.Version,
 		InitDaemon:      os.Getpid() == 1 || os.Getppid() == 1,
+		DeviceHandlers:  deviceTypes(),
 		StorageHandlers: s.sandbox.storages.Drivers(),
 		SupportsSeccomp: s.deps.SupportsSeccomp,
 	}}

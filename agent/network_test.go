@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"cocoon/agent/device"
 	"cocoon/agent/netconf"
 	"cocoon/internal/wire/agentpb"
 	"cocoon/internal/wire/typespb"
@@ -59,7 +60,7 @@ func ownNetwork(t *testing.T) *netconf.Network {
 		}
 	})
 	n, err := netconf.New(netconf.Config{
-		Namespace: fmt.Sprintf("/proc/self/fd/%d", r.f.Fd()), Devices: netconf.Sysfs{Root: t.TempDir()}, HotplugTimeout: 1,
+		Namespace: fmt.Sprintf("/proc/self/fd/%d", r.f.Fd()), Devices: device.New(device.Config{Sys: t.TempDir()}), HotplugTimeout: 1,
 		ToolDirs: []string{"/absent"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

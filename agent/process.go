@@ -29,6 +29,7 @@ func (s *service) ExecProcess(ctx context.Context, r *agentpb.ExecProcessRequest
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %q: %w: %w", r.GetContainerId(), ErrInvalid, err)
 	}
+	p.Env = translatePCI(p.Env, s.sandbox.pciAddresses(r.GetContainerId()))
 	ctx, stop := s.sandbox.during(ctx)
 	defer stop()
 	if err := rt.Exec(ctx, r.GetExecId(), p); err != nil {

@@ -215,8 +215,10 @@ func TestGuestDetails(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := r.GetAgentDetails()
-	if d.GetVersion() != "4.1.0" || !d.GetSupportsSeccomp() || len(d.GetDeviceHandlers()) != 0 ||
-		!slices.Equal(d.GetStorageHandlers(), []string{"bind", "ephemeral", "image_guest_pull", "local", "overlayfs"}) {
+	if d.GetVersion() != "4.1.0" || !d.GetSupportsSeccomp() || !slices.Equal(d.GetDeviceHandlers(), deviceTypes()) ||
+		!slices.Equal(d.GetStorageHandlers(), []string{
+			"bind", "blk", "blk-ccw", "ephemeral", "image_guest_pull", "local", "mmioblk", "nvdimm", "overlayfs", "scsi", "virtio-fs",
+		}) {
 		t.Errorf("details: %v", d)
 	}
 	_, err = os.Stat("/sys/devices/system/memory/probe")

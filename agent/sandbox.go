@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"cocoon/agent/copyfile"
+	"cocoon/agent/device"
 	"cocoon/agent/runtime"
 	"cocoon/agent/storage"
 )
@@ -24,6 +25,7 @@ type sandbox struct {
 	paths       Paths
 	runtime     *runtime.Runtime
 	unsealer    Unsealer
+	devices     *device.Finder
 	storages    *storage.Manager
 	copier      *copyfile.Copier
 	oom         *oomQueue
@@ -67,8 +69,10 @@ func newSandbox(d Deps) *sandbox {
 		paths:    d.Paths,
 		runtime:  d.Runtime,
 		unsealer: d.Unsealer,
+		devices:  d.Devices,
 		storages: storage.New(storage.Config{
-			Run: d.Paths.Run, PauseBinary: d.Paths.PauseBinary, Puller: d.Puller, Log: d.Log,
+			Run: d.Paths.Run, PauseBinary: d.Paths.PauseBinary, Puller: d.Puller,
+			Devices: d.Devices, SecureMount: d.SecureMount, Sys: d.Paths.Sys, Log: d.Log,
 		}),
 		copier:     copyfile.New(d.Paths.Shared),
 		oom:        newOOMQueue(),
@@ -121,6 +125,17 @@ func (s *sandbox) running(id string) (*runtime.Container, error) {
 	return nil, &unknownContainer{id: id}
 }
 
+// pciAddresses returns the PCI addresses of a container's devices, the guest's
+// by the host's.
+func (s *sandbox) pciAddresses(id string) map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c.pci // not changed any more
+	}
+	return nil
+}
+
 // process returns a process by container and exec id.
 func (s *sandbox) process(id, execID string) (*runtime.Process, error) {
 	rt, err := s.running(id)
@@ -171,6 +186,7 @@ type container struct {
 	watched bool               // OOM kills are reported
 	mounts  []mountRecord      // what GetDiagnosticData looks up
 	notes   map[string]string  // annotations
+	pci     map[string]string  // PCI addresses, the guest's by the host's
 }
 
 // mountRecord is one mount of a container as the guest sees it.

@@ -29,9 +29,6 @@ func checkContainerRequest(r *agentpb.CreateContainerRequest) error {
 	if err := checkContainerID(r.GetContainerId()); err != nil {
 		return err
 	}
-	if n := len(r.GetDevices()); n > 0 {
-		return fmt.Errorf("%d devices: %w", n, ErrUnsupported)
-	}
 	if n := len(r.GetSharedMounts()); n > 0 {
 		return fmt.Errorf("%d shared mounts: %w", n, ErrUnsupported)
 	}

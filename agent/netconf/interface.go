@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"cocoon/agent/device"
 	"cocoon/internal/wire/typespb"
 )
 
@@ -52,18 +53,22 @@ func (n *Network) UpdateInterface(ctx context.Context, i *typespb.Interface) err
 }
 
 // waitDevice waits for the interface of a device, for a bounded time.
-func (n *Network) waitDevice(ctx context.Context, device string) (string, error) {
+func (n *Network) waitDevice(ctx context.Context, address string) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, n.cfg.HotplugTimeout)
 	defer cancel()
-	name, err := n.cfg.Devices.WaitInterface(limited, device)
-	if err != nil && ctx.Err() != nil {
+	name, err := n.cfg.Devices.WaitInterface(limited, address)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
 		err = ctx.Err() // the caller went before the time was up
+	case errors.Is(err, device.ErrNotFound):
+		err = ErrNoDevice
 	}
 	if err != nil {
-		return "", fmt.Errorf("wait for device %q: %w", device, err)
+		return "", fmt.Errorf("wait for device %q: %w", address, err)
 	}
 	if err := checkName(name); err != nil {
-		return "", fmt.Errorf("device %q: %w", device, err)
+		return "", fmt.Errorf("device %q: %w", address, err)
 	}
 	return name, nil
 }

@@ -112,7 +112,7 @@ func TestAnInterfaceIsFoundByItsNameWhenNoneHasTheHardwareAddress(t *testing.T) 
 
 func TestADevicesInterfaceGetsTheHardwareAddress(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, Config{Devices: device("vf0")})
+	l := newLab(t, Config{Devices: knownDevice("vf0")})
 	l.pair("vf0", "far", mac1)
 	if err := l.UpdateInterface(t.Context(), &typespb.Interface{Name: "net1", HwAddr: mac3, DevicePath: "02/01"}); err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestAFailedUpdateIsUndone(t *testing.T) {
 // The hardware address is the first thing that is changed.
 func TestAFailedUpdateTakesTheHardwareAddressBack(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, Config{Devices: device("eth0")})
+	l := newLab(t, Config{Devices: knownDevice("eth0")})
 	l.pair("eth0", "far", mac1)
 	l.up("eth0")
 	before := l.state()
@@ -253,7 +253,7 @@ func TestAFailedUpdateTakesTheHardwareAddressBack(t *testing.T) {
 // The loopback interface has no hardware address of its own to be found by.
 func TestALoopbackThatIsFoundByItsDeviceIsRefused(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, Config{Devices: device("lo")})
+	l := newLab(t, Config{Devices: knownDevice("lo")})
 	before := l.state()
 	for mac, want := range map[string]error{"": ErrInvalid, mac1: ErrNoLink} {
 		err := l.UpdateInterface(t.Context(), &typespb.Interface{Name: "eth0", HwAddr: mac, DevicePath: "02"})

@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"cocoon/agent/device"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,13 +33,13 @@ type noDevice struct{}
 
 func (noDevice) WaitInterface(ctx context.Context, _ string) (string, error) {
 	<-ctx.Done()
-	return "", ErrNoDevice
+	return "", device.ErrNotFound
 }
 
-// device is a Waiter that knows one interface.
-type device string
+// knownDevice is a Waiter that knows one interface.
+type knownDevice string
 
-func (d device) WaitInterface(context.Context, string) (string, error) { return string(d), nil }
+func (d knownDevice) WaitInterface(context.Context, string) (string, error) { return string(d), nil }
 
 func newLab(t *testing.T, c Config) *lab {
 	t.Helper()

@@ -42,7 +42,7 @@ const (
 type Waiter interface {
 	// WaitInterface returns the name of the interface of the device at a PCI
 	// path ("02/01") or with a CCW bus id ("0.0.0001"). It ends with ctx; that
-	// there is no such device by then is ErrNoDevice.
+	// there is no such device by then is device.ErrNotFound.
 	WaitInterface(ctx context.Context, device string) (string, error)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cocoon/agent/device"
 	"cocoon/internal/wire/typespb"
 )
 
@@ -49,8 +50,8 @@ func parseInterface(i *typespb.Interface) (wanted, error) {
 		w.mac = mac
 	}
 	if w.device != "" {
-		if _, err := parseDevice(w.device); err != nil {
-			return w, err
+		if _, err := device.ParseAddress(w.device); err != nil {
+			return w, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 	}
 	return w, w.parseAddresses(i.GetIPAddresses())

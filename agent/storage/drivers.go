@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"cocoon/agent/device"
 	"cocoon/internal/wire/agentpb"
 )
 
@@ -30,6 +31,7 @@ const (
 	driverLocal     = "local"
 	driverBind      = "bind"
 	driverOverlay   = "overlayfs"
+	driverVirtioFS  = "virtio-fs"
 
 	// DriverImagePull names the driver whose presence makes the agent replace
 	// a sandbox container's process by the built-in pause.
@@ -44,6 +46,13 @@ func (m *Manager) table() map[string]driver {
 		driverBind:      m.bind,
 		driverOverlay:   m.overlay,
 		DriverImagePull: m.imagePull,
+		driverVirtioFS:  m.virtioFS,
+
+		device.DriverBlk:     m.block,
+		device.DriverBlkCCW:  m.block,
+		device.DriverSCSI:    m.block,
+		device.DriverMMIOBlk: m.block,
+		device.DriverNVDIMM:  m.block,
 	}
 }
 

@@ -16,7 +16,10 @@ import (
 // ephemeral mounts a tmpfs: the pod's /dev/shm and memory-backed volumes.
 // Options for size, inodes, mode and owner and all flags are honoured; fsgid
 // gives the root directory a group and the setgid bit.
-func (m *Manager) ephemeral(_ context.Context, r request) (_ releaseFunc, err error) {
+func (m *Manager) ephemeral(ctx context.Context, r request) (_ releaseFunc, err error) {
+	if r.GetFstype() == "hugetlbfs" {
+		return m.hugePages(ctx, r)
+	}
 	if r.GetFstype() != "tmpfs" {
 		return nil, fmt.Errorf("ephemeral storage of type %q is not supported: %w", r.GetFstype(), ErrInvalid)
 	}

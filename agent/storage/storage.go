@@ -25,6 +25,10 @@ var (
 	// parse, a driver used in the wrong place.
 	ErrInvalid = errors.New("invalid storage")
 
+	// ErrNoEncryption is returned for a storage that asks for a new file system
+	// where the guest cannot encrypt it. It is never made without.
+	ErrNoEncryption = errors.New("this guest encrypts no disks")
+
 	// ErrTooMany is returned when a request lists more storages than any pod
 	// needs.
 	ErrTooMany = errors.New("too many storages")
@@ -46,6 +50,13 @@ type Config struct {
 	// Puller fetches images. When it is nil, a storage that needs one is an
 	// error.
 	Puller Puller
+	// Devices finds disks. When it is nil, a storage on a disk is an error.
+	Devices Devices
+	// SecureMount encrypts disks. When it is nil, a storage that asks for it is
+	// ErrNoEncryption.
+	SecureMount SecureMounter
+	// Sys is where sysfs is mounted; "" means /sys.
+	Sys string
 	// Log gets one line for each life-cycle event; no options, which may hold
 	// secrets.
 	Log *slog.Logger
@@ -56,6 +67,8 @@ type Config struct {
 type Manager struct {
 	cfg     Config
 	drivers map[string]driver
+
+	huge sync.Mutex // held while the number of huge pages is changed
 
 	mu      sync.Mutex
 	entries map[string]*entry   // by mount point
@@ -79,6 +92,9 @@ type entry struct {
 
 // New returns a Manager without any storage.
 func New(cfg Config) *Manager {
+	if cfg.Sys == "" {
+		cfg.Sys = "/sys"
+	}
 	m := &Manager{
 		cfg:     cfg,
 		entries: make(map[string]*entry),

@@ -1,10 +1,9 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package netconf
+package device
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 const (
@@ -24,30 +22,32 @@ const (
 	// root bus of its own (pxb-pcie).
 	maxSlot = 0x1f
 
-	// pollEvery is how often a device that is on its way is looked for.
-	pollEvery = 50 * time.Millisecond
+	// maxText bounds an address as the host writes it, in bytes.
+	maxText = 128
 )
 
-// devicePath is where a device is, in the terms of sysfs.
-type devicePath struct {
+// Address is where a device is on its bus: a PCI path, which names the slots
+// from the root bus on since the host cannot know the guest's bus numbers, or
+// a CCW bus id.
+type Address struct {
 	ccw   string   // CCW bus id "0.0.0001", or ""
 	root  string   // PCI root bus "00"
 	slots []string // "02.0", from the root bus on
 }
 
-// parseDevice reads a PCI path: elements SS or SS.F in hexadecimal, the first
+// ParseAddress reads a PCI path: elements SS or SS.F in hexadecimal, the first
 // of three or more being a root bus if it is above every slot. A CCW bus id is
-// 0.n.xxxx.
-func parseDevice(text string) (devicePath, error) {
+// 0.n.xxxx. Anything else is ErrInvalid.
+func ParseAddress(text string) (Address, error) {
 	bad := fmt.Errorf("device path %q: %w", text[:min(len(text), maxText)], ErrInvalid)
 	if len(text) > maxText {
-		return devicePath{}, bad
+		return Address{}, bad
 	}
 	if isBusID(text) {
-		return devicePath{ccw: text}, nil
+		return Address{ccw: text}, nil
 	}
 	elements := strings.Split(text, "/")
-	d := devicePath{root: "00"}
+	d := Address{root: "00"}
 	if len(elements) > maxElements {
 		return d, bad
 	}
@@ -86,73 +86,20 @@ func isBusID(text string) bool {
 		strings.Trim(text[4:], "0123456789abcdef") == ""
 }
 
-// Sysfs finds devices in sysfs. It implements Waiter by looking again and
-// again: events that the kernel sent before the agent ran are not missed so.
-type Sysfs struct {
-	// Root is where sysfs is mounted.
-	Root string
-}
-
-// WaitInterface implements Waiter.
-func (s Sysfs) WaitInterface(ctx context.Context, device string) (string, error) {
-	d, err := parseDevice(device)
-	if err != nil {
-		return "", err
-	}
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
-		name, err := findInterface(s.Root, d)
-		if err != nil || name != "" {
-			return name, err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return "", ErrNoDevice
-		}
-	}
-}
-
-// findInterface returns the network interface of a device, or "" if there is
-// none yet.
-func findInterface(root string, d devicePath) (string, error) {
-	dirs, err := d.find(root)
-	if err != nil {
-		return "", err
-	}
-	for _, dir := range dirs {
-		functions, err := entries(dir, "virtio")
-		if err != nil {
-			return "", err
-		}
-		for _, f := range append([]string{"."}, functions...) {
-			names, err := entries(filepath.Join(dir, f, "net"), "")
-			if err != nil {
-				return "", err
-			}
-			if len(names) > 0 {
-				return names[0], nil
-			}
-		}
-	}
-	return "", nil
-}
-
 // find returns the directories that may be the device's; none if it is not
 // there.
-func (d devicePath) find(root string) ([]string, error) {
-	if d.ccw != "" {
-		return filepath.Glob(filepath.Join(root, "devices/css0/0.[0-3].*", d.ccw))
+func (a Address) find(root string) ([]string, error) {
+	if a.ccw != "" {
+		return filepath.Glob(filepath.Join(root, "devices/css0/0.[0-3].*", a.ccw))
 	}
-	dir, err := rootBus(root, "pci0000:"+d.root)
+	dir, err := rootBus(root, "pci0000:"+a.root)
 	if err != nil || dir == "" {
 		return nil, err
 	}
-	bus := "0000:" + d.root
-	for i, slot := range d.slots {
+	bus := "0000:" + a.root
+	for i, slot := range a.slots {
 		dir = filepath.Join(dir, bus+":"+slot)
-		if i == len(d.slots)-1 {
+		if i == len(a.slots)-1 {
 			break
 		}
 		if bus, err = secondaryBus(dir); err != nil || bus == "" {

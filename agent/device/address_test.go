@@ -1,7 +1,7 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package netconf
+package device
 
 import (
 	"context"
@@ -27,6 +27,14 @@ func sysfs(t *testing.T, dirs ...string) string {
 	return root
 }
 
+// errDeaf is the answer of a kernel that announces nothing.
+var errDeaf = errors.New("no announcements")
+
+// finder returns a Finder that looks below root and hears of no changes.
+func finder(root string) *Finder {
+	return New(Config{Sys: root, Dev: filepath.Join(root, "dev"), Watch: func() (Watcher, error) { return nil, errDeaf }})
+}
+
 func TestADeviceIsFoundByItsPath(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -40,7 +48,7 @@ func TestADeviceIsFoundByItsPath(t *testing.T) {
 		{"02/01", "devices/platform/4010000000.pcie/pci0000:00/0000:00:02.0/0000:01:01.0/virtio0/net/eth3", "eth3"},
 		{"0.0.0001", "devices/css0/0.0.0004/0.0.0001/virtio2/net/enc1", "enc1"},
 	} {
-		name, err := Sysfs{Root: sysfs(t, tc.dir)}.WaitInterface(t.Context(), tc.device)
+		name, err := finder(sysfs(t, tc.dir)).WaitInterface(t.Context(), tc.device)
 		if err != nil || name != tc.name {
 			t.Errorf("%s: %q (%v), want %q", tc.device, name, err, tc.name)
 		}
@@ -52,7 +60,7 @@ func TestTheBusBehindABridgeIsTheOneItAnnounces(t *testing.T) {
 	t.Parallel()
 	bridge := "devices/pci0000:00/0000:00:02.0"
 	root := sysfs(t, bridge+"/pci_bus/0000:05", bridge+"/0000:01:01.0/net/wrong", bridge+"/0000:05:01.0/net/right")
-	if name, err := (Sysfs{Root: root}).WaitInterface(t.Context(), "02/01"); err != nil || name != "right" {
+	if name, err := finder(root).WaitInterface(t.Context(), "02/01"); err != nil || name != "right" {
 		t.Errorf("%q (%v)", name, err)
 	}
 }
@@ -64,7 +72,7 @@ func TestADeviceThatIsElsewhereIsNotFound(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, device := range []string{"02", "03.1", "04", "03/01", "20/00/03", "0.0.0002", "0.1.0001"} {
-		if name, err := (Sysfs{Root: root}).WaitInterface(gone, device); !errors.Is(err, ErrNoDevice) {
+		if name, err := finder(root).WaitInterface(gone, device); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s: %q (%v)", device, name, err)
 		}
 	}
@@ -76,7 +84,7 @@ func TestADevicePathThatIsNoneIsRefused(t *testing.T) {
 		"", "/", "02/", "/02", "..", "../..", "02/../03", "02//01", "20", "20/01", "1ff/00/02", "100", "02.8", "02.", ".1", "g", "+2", "-1",
 		"02 ", "02\x00", "0.4.0001", "0.0.00g1", "0.0.*", "*", strings.Repeat("01/", 20) + "01", strings.Repeat("0", 1000),
 	} {
-		if name, err := (Sysfs{Root: sysfs(t)}).WaitInterface(t.Context(), device); !errors.Is(err, ErrInvalid) {
+		if name, err := finder(sysfs(t)).WaitInterface(t.Context(), device); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%q: %q (%v)", device, name, err)
 		}
 	}
@@ -89,7 +97,7 @@ func TestADeviceThatComesLaterIsWaitedFor(t *testing.T) {
 		found := make(chan string, 1)
 		began := time.Now()
 		go func() {
-			name, err := Sysfs{Root: root}.WaitInterface(t.Context(), "03")
+			name, err := finder(root).WaitInterface(t.Context(), "03")
 			if err != nil {
 				t.Error(err)
 			}
@@ -99,7 +107,7 @@ func TestADeviceThatComesLaterIsWaitedFor(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(root, "devices/pci0000:00/0000:00:03.0/virtio1/net/eth7"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if name := <-found; name != "eth7" || time.Since(began) != pollEvery {
+		if name := <-found; name != "eth7" || time.Since(began) != lookEvery {
 			t.Errorf("%q after %v", name, time.Since(began))
 		}
 	})
@@ -109,26 +117,22 @@ func TestADeviceThatNeverComesEndsTheWait(t *testing.T) {
 	t.Parallel()
 	root := sysfs(t)
 	synctest.Test(t, func(t *testing.T) {
-		n, err := New(Config{Devices: Sysfs{Root: root}})
-		if err != nil {
-			t.Fatal(err)
-		}
 		began := time.Now()
-		if name, err := n.waitDevice(t.Context(), "03"); !errors.Is(err, ErrNoDevice) || errors.Is(err, context.DeadlineExceeded) {
+		if name, err := finder(root).WaitInterface(t.Context(), "03"); !errors.Is(err, ErrNotFound) || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%q (%v)", name, err)
 		}
-		if d := time.Since(began); d != hotplugLimit {
+		if d := time.Since(began); d != DefaultTimeout {
 			t.Errorf("ended after %v", d)
 		}
 	})
 }
 
-func FuzzParseDevice(f *testing.F) {
+func FuzzParseAddress(f *testing.F) {
 	for _, s := range []string{"02/01", "20/00/02", "0.0.0001", "../x", "1f.7", ""} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		d, err := parseDevice(text)
+		d, err := ParseAddress(text)
 		if err != nil {
 			return
 		}
