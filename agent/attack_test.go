@@ -93,10 +93,10 @@ func TestAContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		}, codes.InvalidArgument, "path of the mount namespace"},
 		"a hook in the guest": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Hooks = &agentpb.Hooks{Prestart: []*agentpb.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "id"}}}}
-		}, codes.Unimplemented, "hooks"},
+		}, codes.InvalidArgument, "prestart hook"},
 		"a poststop hook": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Hooks = &agentpb.Hooks{Poststop: []*agentpb.Hook{{Path: "/bin/sh"}}}
-		}, codes.Unimplemented, "hooks"},
+		}, codes.InvalidArgument, "is not part of the guest's image"},
 		"no mount namespace": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Linux.Namespaces = r.OCI.Linux.Namespaces[:2]
 		}, codes.Internal, "mount namespace"},

@@ -75,6 +75,9 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	if err != nil {
 		return err
 	}
+	if err := s.addHooks(spec); err != nil {
+		return err
+	}
 	if err := s.checkPlaces(c.id, r.GetStorages()); err != nil {
 		return err
 	}
@@ -109,6 +112,13 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	}
 	done.add(rt.Delete)
 	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r), pci: addresses})
+}
+
+func (s *sandbox) addHooks(spec *specs.Spec) error {
+	s.mu.Lock()
+	guest := s.hooks
+	s.mu.Unlock()
+	return addHooks(spec, guest, s.paths.isImageFile)
 }
 
 // checkPlaces lets the storages of a container, or of the sandbox if id is

@@ -30,6 +30,9 @@ type Paths struct {
 	// PauseBinary becomes /pause in a sandbox container; it has to act as
 	// package pause when started under that name.
 	PauseBinary string
+	// Image is the root of the guest's measured image. Only programs on its file
+	// system run outside of containers.
+	Image string
 	// Sys is where sysfs is mounted.
 	Sys string
 	// Random is the device that ReseedRandomDev writes to.
@@ -45,6 +48,7 @@ func DefaultPaths() Paths {
 		ResolvConf:  "/etc/resolv.conf",
 		Modprobe:    "/sbin/modprobe",
 		PauseBinary: "/proc/self/exe",
+		Image:       "/",
 		Sys:         "/sys",
 		Random:      "/dev/random",
 	}
@@ -58,6 +62,8 @@ func PathsBelow(dir string) Paths {
 	p.Shared = filepath.Join(dir, p.Shared)
 	p.Namespaces = filepath.Join(dir, p.Namespaces)
 	p.ResolvConf = filepath.Join(dir, p.ResolvConf)
+	// A development machine is no image: what a host names must not run on it.
+	p.Image = filepath.Join(dir, "image")
 	return p
 }
 

@@ -50,6 +50,7 @@ type sandbox struct {
 	pidNS      *os.File   // the pid namespace of the pod, held open
 	pidOwner   *container // whose first process made it
 	drains     map[drainKey]struct{}
+	hooks      guestHooks
 	opened     map[fileID]struct{} // files that hold secrets which were sealed
 }
 

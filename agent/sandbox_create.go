@@ -69,9 +69,6 @@ func checkSandboxRequest(r *agentpb.CreateSandboxRequest) error {
 			return err
 		}
 	}
-	if r.GetGuestHookPath() != "" {
-		return fmt.Errorf("guest hooks: %w", ErrUnsupported)
-	}
 	return checkModules(r.GetKernelModules())
 }
 
@@ -94,6 +91,9 @@ func (s *sandbox) prepare(ctx context.Context, r *agentpb.CreateSandboxRequest, 
 	if err := s.resetRunDir(); err != nil {
 		return nil, err
 	}
+	if err := s.takeHooks(r.GetGuestHookPath()); err != nil {
+		return nil, err
+	}
 	if err := s.loadModules(ctx, r.GetKernelModules()); err != nil {
 		return nil, err
 	}
@@ -112,6 +112,21 @@ func (s *sandbox) prepare(ctx context.Context, r *agentpb.CreateSandboxRequest, 
 	}
 	done.add(unset)
 	return shared, nil
+}
+
+// takeHooks notes the guest hooks in dir, if it names one.
+func (s *sandbox) takeHooks(dir string) error {
+	var h guestHooks
+	if dir != "" {
+		var err error
+		if h, err = scanHooks(dir, s.paths.isImageFile); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.hooks = h
+	s.mu.Unlock()
+	return nil
 }
 
 // resetRunDir makes the run directory and removes stale bundles from it. What

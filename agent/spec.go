@@ -63,17 +63,11 @@ func checkKind(r *agentpb.CreateContainerRequest) error {
 }
 
 // checkSpec refuses what would give the host or a container a hold on the
-// guest: hooks that run as the agent, which no shim sends, and namespaces that
-// are the guest's own or another container's. Only the network namespace may
+// guest: namespaces that are the guest's own or another container's. Only the network namespace may
 // be named by the host: peer pods have it made by the pod network.
 func checkSpec(spec *specs.Spec) error {
 	if spec.Linux == nil || spec.Process == nil {
 		return fmt.Errorf("specification without Linux or process section: %w", ErrInvalid)
-	}
-	if h := spec.Hooks; h != nil &&
-		//nolint:staticcheck // the deprecated kind has to be refused as well
-		len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
-		return fmt.Errorf("hooks that run outside of the container: %w", ErrUnsupported)
 	}
 	for _, ns := range spec.Linux.Namespaces {
 		switch ns.Type {
