@@ -24,6 +24,7 @@ import (
 	"syscall"
 
 	"cocoon/agent/pause"
+	"cocoon/agent/policy/replay"
 	"cocoon/rootfs/boot"
 )
 
@@ -39,6 +40,8 @@ func main() {
 		pause.Run(context.Background())
 	case roleGuest:
 		os.Exit(guestMain(args))
+	case rolePolicy:
+		os.Exit(replay.Main(context.Background(), args, replay.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 	case roleVersion:
 		os.Exit(printVersion(os.Stdout))
 	default:
@@ -48,6 +51,7 @@ func main() {
 }
 
 const usage = `usage: cocoon guest [flags]   serve a pod (see cocoon guest -h)
+       cocoon policy …        explain and test a policy (see cocoon policy help)
        cocoon version         say what this binary is
 
 As PID 1 it boots the machine. As /pause it holds a pod's namespaces.
@@ -60,6 +64,7 @@ const (
 	roleInit
 	rolePause
 	roleGuest
+	rolePolicy
 	roleVersion
 )
 
@@ -75,6 +80,8 @@ func chooseRole(args []string, pid int) (role, []string) {
 		return roleInit, nil
 	case len(args) > 1 && args[1] == boot.RoleGuest:
 		return roleGuest, args[2:]
+	case len(args) > 1 && args[1] == "policy":
+		return rolePolicy, args[2:]
 	case len(args) == 2 && args[1] == "version":
 		return roleVersion, nil
 	}

@@ -29,6 +29,8 @@ type denial struct {
 	req    proto.Message
 	reason string   // of the engine itself
 	prints []string // of the policy
+	// explain finds the expressions that failed; nil if the engine refused.
+	explain func(secrets []string) ([]Failure, error)
 }
 
 // refuse reports d to the owner and returns the error for the host, of the
@@ -41,7 +43,8 @@ func (e *Engine) refuse(ctx context.Context, d denial) error {
 	prints := hideSecrets(d.prints, secrets)
 	if e.limiter.Allow() {
 		e.cfg.Owner.LogAttrs(ctx, slog.LevelWarn, "request denied by policy",
-			slog.String("rule", d.rule), slog.Any("request", asJSON(input)), slog.String("reason", d.reason), slog.Any("prints", prints))
+			slog.String("rule", d.rule), slog.Any("failed", e.failed(d, secrets)), slog.String("reason", d.reason),
+			slog.Any("prints", prints), slog.Any("request", asJSON(input)))
 		e.cfg.Log.Warn("request denied by policy", "rule", d.rule)
 	}
 	text := d.rule + " is blocked by policy: "
@@ -54,6 +57,19 @@ func (e *Engine) refuse(ctx context.Context, d denial) error {
 		text += strings.Join(prints, " ")
 	}
 	return status.Error(codes.PermissionDenied, cut(text, e.cfg.MaxDenial))
+}
+
+// failed returns the expressions for which the policy refused, or why they are
+// not known.
+func (e *Engine) failed(d denial, secrets []string) any {
+	if d.explain == nil || d.reason != "" {
+		return []Failure{}
+	}
+	list, err := d.explain(secrets)
+	if err != nil {
+		return err.Error()
+	}
+	return list
 }
 
 // hideSecrets removes environment entries and values of the request from

@@ -44,7 +44,7 @@ type evaluation struct {
 // errUndefined.
 func (p *program) decide(ctx context.Context, ev evaluation) (verdict, error) {
 	var out printer
-	value, err := p.eval(ctx, ev, &out)
+	value, err := p.eval(ctx, ev, &out, nil)
 	v := verdict{prints: out.lines}
 	if err != nil {
 		return v, err
@@ -53,7 +53,21 @@ func (p *program) decide(ctx context.Context, ev evaluation) (verdict, error) {
 	return v, err
 }
 
-func (p *program) eval(ctx context.Context, ev evaluation, hook print.Hook) (value ast.Value, err error) {
+// explain evaluates a rule once more and returns the expressions that failed.
+// It takes several times as long as the decision.
+func (p *program) explain(ctx context.Context, ev evaluation, secrets []string) ([]Failure, error) {
+	w := newWitness(ev.input)
+	ev.limit *= explainFactor
+	if _, err := p.eval(ctx, ev, &printer{}, w); err != nil && !errors.Is(err, errUndefined) {
+		return nil, fmt.Errorf("explain: %w", err)
+	}
+	return w.failures(secrets), nil
+}
+
+// explainFactor is how much longer an evaluation may take that is watched.
+const explainFactor = 4
+
+func (p *program) eval(ctx context.Context, ev evaluation, hook print.Hook, watch topdown.QueryTracer) (value ast.Value, err error) {
 	body, ok := p.queries[ev.rule]
 	if !ok {
 		return nil, fmt.Errorf("rule %q is not an entry point", ev.rule)
@@ -75,6 +89,10 @@ func (p *program) eval(ctx context.Context, ev evaluation, hook print.Hook) (val
 		WithInput(ast.NewTerm(ev.input)).
 		WithPrintHook(hook).
 		WithCancel(cancel)
+	if watch != nil {
+		// With its indexes the engine skips rules that cannot hold, unseen.
+		q = q.WithQueryTracer(watch).WithIndexing(false)
+	}
 	err = q.Iter(ctx, func(r topdown.QueryResult) error {
 		value = r[resultVar].Value
 		return nil

@@ -101,7 +101,9 @@ func (c *call) ask(ctx context.Context, req proto.Message) error {
 	}
 	l := c.engine.active
 	var v verdict
+	var asked evaluation
 	if l != nil {
+		asked = l.question(c.rule, input)
 		v, c.change, err = l.decide(ctx, c.rule, input)
 		c.ledger = l
 	}
@@ -114,7 +116,10 @@ func (c *call) ask(ctx context.Context, req proto.Message) error {
 	case v.allowed:
 		return nil
 	}
-	refusal := c.engine.refuse(ctx, denial{rule: c.rule, req: req, reason: v.reason, prints: v.prints})
+	refusal := c.engine.refuse(ctx, denial{
+		rule: c.rule, req: req, reason: v.reason, prints: v.prints,
+		explain: func(secrets []string) ([]Failure, error) { return l.prog.explain(ctx, asked, secrets) },
+	})
 	if r, ok := req.(*agentpb.ReadStreamRequest); ok {
 		c.denyRead(ctx, r)
 	}
