@@ -95,6 +95,9 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	if err := s.storages.Attach(ctx, c.id, r.GetStorages()); err != nil {
 		return err
 	}
+	if err := checkImageDigest(s.storages.ImageDigest(c.id), spec.Annotations); err != nil {
+		return err
+	}
 	addresses, err := grantDevices(ctx, s.devices, spec, r.GetDevices())
 	if err != nil {
 		return err

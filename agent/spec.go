@@ -58,6 +58,9 @@ func checkKind(r *agentpb.CreateContainerRequest) error {
 		if storage.IsSandbox(metadata) != sandbox {
 			return fmt.Errorf("image and specification disagree whether this is the sandbox container: %w", ErrInvalid)
 		}
+		if err := checkImageName(s.GetSource(), r.GetOCI().GetAnnotations()); err != nil && !sandbox {
+			return err
+		}
 	}
 	return nil
 }

@@ -86,12 +86,34 @@ func (m *Manager) imagePull(ctx context.Context, r request) (releaseFunc, error)
 	if err != nil {
 		return nil, err
 	}
-	release := func(ctx context.Context) error { return m.cfg.Puller.Release(ctx, bundle) }
+	m.noteImage(r.owner, res.Digest)
+	release := func(ctx context.Context) error {
+		m.noteImage(r.owner, "")
+		return m.cfg.Puller.Release(ctx, bundle)
+	}
 	if err := m.checkRoot(bundle); err != nil {
 		return nil, errors.Join(err, release(context.WithoutCancel(ctx)))
 	}
 	m.cfg.Log.Info("image pulled", "image", r.GetSource(), "digest", res.Digest, "container", r.owner)
 	return release, nil
+}
+
+func (m *Manager) noteImage(owner, digest string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if digest == "" {
+		delete(m.images, owner)
+		return
+	}
+	m.images[owner] = digest
+}
+
+// ImageDigest returns the manifest digest of the image that was pulled for a
+// container, or "" if none is attached.
+func (m *Manager) ImageDigest(owner string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.images[owner]
 }
 
 // checkRoot makes sure that the puller left a directory where the runtime

@@ -74,6 +74,7 @@ type Manager struct {
 	entries map[string]*entry   // by mount point
 	owners  map[string][]string // mount points in order of attachment
 	order   []string            // entries in order of creation
+	images  map[string]string   // manifest digests by owner
 }
 
 // entry is one mount point in use.
@@ -99,6 +100,7 @@ func New(cfg Config) *Manager {
 		cfg:     cfg,
 		entries: make(map[string]*entry),
 		owners:  make(map[string][]string),
+		images:  make(map[string]string),
 	}
 	m.drivers = m.table()
 	return m
