@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 
@@ -19,6 +20,7 @@ import (
 // doors are the listeners of the guest role.
 type doors struct {
 	aa, cdh, rest, agent net.Listener
+	log, console         net.Listener // nil unless the settings ask for them
 }
 
 // open opens all doors, the agent's last: a host that gets an answer there
@@ -29,13 +31,22 @@ func (g *guest) open(ctx context.Context) (d doors, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.aa, err = attest.Listen(g.socket(g.cfg.CDH.AASocket)); err != nil {
-		return d, err
+	if g.offers(config.AttestationAgent) {
+		if d.aa, err = attest.Listen(g.socket(g.cfg.CDH.AASocket)); err != nil {
+			return d, err
+		}
 	}
-	if d.cdh, err = attest.Listen(g.socket(g.cfg.CDH.Socket)); err != nil {
-		return d, err
+	if g.offers(config.ConfidentialDataHub) {
+		if d.cdh, err = attest.Listen(g.socket(g.cfg.CDH.Socket)); err != nil {
+			return d, err
+		}
 	}
-	if d.rest, err = g.listenREST(ctx); err != nil {
+	if g.offers(config.APIServerREST) {
+		if d.rest, err = g.listenREST(ctx); err != nil {
+			return d, err
+		}
+	}
+	if d.log, d.console, err = g.listenForDebugging(ctx); err != nil {
 		return d, err
 	}
 	if d.agent, err = g.listenForHost(ctx); err != nil {
@@ -44,9 +55,38 @@ func (g *guest) open(ctx context.Context) (d doors, err error) {
 	return d, nil
 }
 
+// offers says whether a component's own door opens. The components themselves
+// are parts of this process and always there, for the agent needs them. In a
+// pod VM all are open: there upstream's agent starts none, since others do.
+func (g *guest) offers(c config.Components) bool {
+	return g.profile.podVM || g.cfg.Agent.Components >= c
+}
+
+// listenForDebugging listens where a shim reads the log and, in a profile that
+// has one, where it finds a shell.
+func (g *guest) listenForDebugging(ctx context.Context) (log, console net.Listener, err error) {
+	listen := func(port uint32) (net.Listener, error) {
+		if port == 0 {
+			return nil, nil
+		}
+		return listenAgent(ctx, config.Address{Network: "vsock", CID: math.MaxUint32, Port: port})
+	}
+	a := g.cfg.Agent
+	if log, err = listen(a.LogPort); err != nil {
+		return nil, nil, fmt.Errorf("log stream: %w", err)
+	}
+	if a.DebugConsole && g.profile.console {
+		if console, err = listen(a.DebugConsolePort); err != nil {
+			err = errors.Join(fmt.Errorf("debug console: %w", err), doors{log: log}.close())
+			return nil, nil, err
+		}
+	}
+	return log, console, nil
+}
+
 func (d doors) close() error {
 	var errs []error
-	for _, l := range []net.Listener{d.aa, d.cdh, d.rest, d.agent} {
+	for _, l := range []net.Listener{d.aa, d.cdh, d.rest, d.agent, d.log, d.console} {
 		if l != nil {
 			errs = append(errs, l.Close())
 		}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -27,6 +28,8 @@ import (
 	"cocoon/cdh/rest"
 	"cocoon/imagers"
 	"cocoon/internal/config"
+	"cocoon/internal/console"
+	"cocoon/internal/logport"
 	"cocoon/internal/stage"
 	"cocoon/rootfs/boot"
 )
@@ -49,6 +52,7 @@ type guest struct {
 	policy  *policy.Engine
 	agent   *agent.Agent
 	owner   *ownerLog
+	logPort *logport.Log
 	steps   []boot.Timing // of this role, in order
 }
 
@@ -62,7 +66,8 @@ func serveGuest(ctx context.Context, o options) (err error) {
 	if err := g.profile.accepts(o); err != nil {
 		return err
 	}
-	g.log = newLog(slog.LevelInfo)
+	g.logPort = logport.New()
+	g.log = newLog(slog.LevelInfo, g.logWriter())
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
@@ -84,8 +89,32 @@ func serveGuest(ctx context.Context, o options) (err error) {
 	return errors.Join(g.serve(ctx), g.close(ctx))
 }
 
-// configure merges all settings and freezes them.
+// logWriter is the console and whoever reads the log stream.
+func (g *guest) logWriter() io.Writer { return io.MultiWriter(os.Stdout, g.logPort) }
+
+// configure freezes all settings and says what is odd about them.
 func (g *guest) configure(context.Context) error {
+	if err := g.load(); err != nil {
+		return err
+	}
+	g.log = newLog(g.cfg.Agent.LogLevel, g.logWriter())
+	if g.cfg.Agent.LogPort == 0 {
+		g.logPort.Close()
+	}
+	for _, w := range g.cfg.Warnings {
+		g.log.Warn("configuration", "warning", w)
+	}
+	for _, k := range g.cfg.Sources() {
+		g.log.Debug("setting", "key", k, "from", g.cfg.Source(k))
+	}
+	if g.cfg.Agent.DebugConsole && !g.profile.console {
+		g.log.Warn("the debug console that the command line asks for is not part of this profile")
+	}
+	return nil
+}
+
+// load merges all settings.
+func (g *guest) load() error {
 	in := config.Inputs{
 		CmdlineMeasured: g.profile.cmdline,
 		CDH:             g.inputs.cdh,
@@ -113,13 +142,6 @@ func (g *guest) configure(context.Context) error {
 		return stage.Wrap(stage.Config, err)
 	}
 	g.cfg = cfg
-	g.log = newLog(cfg.Agent.LogLevel)
-	for _, w := range cfg.Warnings {
-		g.log.Warn("configuration", "warning", w)
-	}
-	for _, k := range cfg.Sources() {
-		g.log.Debug("setting", "key", k, "from", cfg.Source(k))
-	}
 	return nil
 }
 
@@ -226,6 +248,9 @@ func (g *guest) loadPolicy(ctx context.Context) (err error) {
 		Owner:        slog.New(slog.NewJSONHandler(g.owner, nil)),
 		OnDeniedRead: func(_ context.Context, s policy.Stream) { g.agent.Drain(s.ContainerID, s.ExecID, s.Stderr) },
 	})
+	if err := g.readPolicyFile(); err != nil {
+		return err
+	}
 	text := g.inputs.policy
 	if text == nil {
 		g.log.Warn("no policy: every request is refused")
@@ -235,6 +260,21 @@ func (g *guest) loadPolicy(ctx context.Context) (err error) {
 		return stage.Errorf(stage.Policy, "policy from %q: %w", text.From, err)
 	}
 	g.log.Info("policy in force", "from", text.From)
+	return nil
+}
+
+// readPolicyFile reads the policy that the agent's settings name, a file of the
+// image. An owner's policy counts more.
+func (g *guest) readPolicyFile() error {
+	name := g.cfg.Agent.PolicyFile
+	if name == "" || g.inputs.policy != nil && g.inputs.policy.From != defaultPolicyPath {
+		return nil
+	}
+	file, err := readInput(name)
+	if err != nil {
+		return stage.Wrap(stage.Policy, err)
+	}
+	g.inputs.policy = file
 	return nil
 }
 
@@ -268,18 +308,49 @@ func (g *guest) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.attest.Serve(ctx, doors.aa) })
-	group.Go(func() error { return g.hubServer().Serve(ctx, doors.cdh) })
-	group.Go(func() error { return g.serveREST(ctx, doors.rest) })
+	if doors.aa != nil {
+		group.Go(func() error { return g.attest.Serve(ctx, doors.aa) })
+	}
+	if doors.cdh != nil {
+		group.Go(func() error { return g.hubServer().Serve(ctx, doors.cdh) })
+	}
+	if doors.rest != nil {
+		group.Go(func() error { return g.serveREST(ctx, doors.rest) })
+	}
 	group.Go(func() error { g.fetchCredentials(ctx); return nil })
 	group.Go(func() error {
 		// The end of the sandbox is the end of the guest.
 		defer cancel()
 		return g.agent.Serve(ctx, doors.agent, g.inputs.rewrite...)
 	})
+	g.serveLog(ctx, group, doors)
 	g.logTimeline()
+	if err := g.report(ctx); err != nil {
+		cancel()
+		return errors.Join(err, group.Wait())
+	}
 	g.logReady()
 	return group.Wait()
+}
+
+// serveLog serves the log stream and the debug console, where the settings ask
+// for them. A host that does not get them has no less of a guest.
+func (g *guest) serveLog(ctx context.Context, group *errgroup.Group, d doors) {
+	if d.log != nil {
+		group.Go(func() error { return g.logPort.Serve(ctx, d.log) })
+	}
+	if d.console != nil {
+		group.Go(func() error { return console.Serve(ctx, d.console, g.log.With("subsystem", "console")) })
+	}
+}
+
+// report writes down what this guest runs with.
+func (g *guest) report(ctx context.Context) error {
+	digest, err := g.policy.Digest(ctx)
+	if err != nil {
+		return err
+	}
+	return g.writeReport(digest)
 }
 
 func (g *guest) hubServer() *cdh.Server {

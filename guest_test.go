@@ -175,3 +175,71 @@ func TestAgentSocketsReplaceOnlySockets(t *testing.T) {
 		t.Errorf("the file became %q, %v", b, err)
 	}
 }
+
+func TestAPolicyFileOfTheImageCountsLessThanTheOwners(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "policy.rego")
+	if err := os.WriteFile(file, []byte("package agent_policy"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		has  *config.File
+		want config.Source
+	}{
+		"no other policy":      {nil, config.Source(file)},
+		"the image's default":  {&config.File{From: defaultPolicyPath}, config.Source(file)},
+		"the owner's initdata": {&config.File{From: "initdata"}, "initdata"},
+	} {
+		g := &guest{cfg: &config.Config{Agent: config.Agent{PolicyFile: file}}}
+		g.inputs.policy = tc.has
+		if err := g.readPolicyFile(); err != nil || g.inputs.policy.From != tc.want {
+			t.Errorf("%s: %+v (%v), want %q", name, g.inputs.policy, err, tc.want)
+		}
+	}
+	g := &guest{cfg: &config.Config{Agent: config.Agent{PolicyFile: file + ".absent"}}}
+	if err := g.readPolicyFile(); !errors.Is(err, os.ErrNotExist) || g.inputs.policy != nil {
+		t.Errorf("a file that is missing: %+v (%v)", g.inputs.policy, err)
+	}
+}
+
+func TestComponentsThatAreNotAskedForHaveNoDoor(t *testing.T) {
+	t.Parallel()
+	for procs, want := range map[config.Components][3]bool{
+		config.NoComponents: {}, config.AttestationAgent: {true}, config.ConfidentialDataHub: {true, true}, config.APIServerREST: {true, true, true},
+	} {
+		dir, err := os.MkdirTemp("", "c") //nolint:usetesting // the path of a socket is short
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		cfg, err := config.Load(config.Inputs{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Agent.Components = procs
+		g := &guest{cfg: cfg, opt: options{root: dir, rest: "127.0.0.1:0", listen: "unix://" + dir + "/agent"}}
+		d, err := g.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [3]bool{d.aa != nil, d.cdh != nil, d.rest != nil}; got != want || d.agent == nil || d.log != nil || d.console != nil {
+			t.Errorf("%v: %v, want %v", procs, got, want)
+		}
+		if err := d.close(); err != nil {
+			t.Error(err)
+		}
+		g.profile.podVM = true
+		if !g.offers(config.APIServerREST) {
+			t.Errorf("%v: a pod VM offers less", procs)
+		}
+	}
+}
+
+func TestOnlyTheDevelopmentProfileHasAConsole(t *testing.T) {
+	t.Parallel()
+	for _, p := range profiles() {
+		if p.console != (p.name == "dev") {
+			t.Errorf("profile %q: %v", p.name, p.console)
+		}
+	}
+}

@@ -43,6 +43,22 @@ func (g *guest) readInputs(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := g.readFlags(); err != nil {
+		return err
+	}
+	if g.inputs.policy != nil || g.profile.name == hostProfile {
+		return nil
+	}
+	file, err := readInput(defaultPolicyPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	g.inputs.policy = file
+	return err
+}
+
+// readFlags reads the files that flags name.
+func (g *guest) readFlags() error {
 	for _, f := range []struct {
 		path string
 		into **config.File
@@ -56,15 +72,7 @@ func (g *guest) readInputs(ctx context.Context) error {
 		}
 		*f.into = file
 	}
-	if g.inputs.policy != nil || g.profile.name == hostProfile {
-		return nil
-	}
-	file, err := readInput(defaultPolicyPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	g.inputs.policy = file
-	return err
+	return nil
 }
 
 func readInput(path string) (*config.File, error) {

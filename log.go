@@ -20,9 +20,9 @@ import (
 )
 
 // newLog returns the log that the host may read, in the line format that kata
-// shims parse: one JSON object a line on standard output.
-func newLog(level slog.Level) *slog.Logger {
-	h := slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level, ReplaceAttr: kataAttr})
+// shims parse: one JSON object a line.
+func newLog(level slog.Level, w io.Writer) *slog.Logger {
+	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: kataAttr})
 	return slog.New(h).With("pid", strconv.Itoa(os.Getpid()), "name", "kata-agent", "source", "agent", "version", version)
 }
 

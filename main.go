@@ -40,6 +40,8 @@ func main() {
 		pause.Run(context.Background())
 	case roleGuest:
 		os.Exit(guestMain(args))
+	case roleConfig:
+		os.Exit(configMain(args, os.Stdout, os.Stderr))
 	case rolePolicy:
 		os.Exit(replay.Main(context.Background(), args, replay.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 	case roleVersion:
@@ -51,6 +53,7 @@ func main() {
 }
 
 const usage = `usage: cocoon guest [flags]   serve a pod (see cocoon guest -h)
+       cocoon config [--json] say what is configured, and from where
        cocoon policy …        explain and test a policy (see cocoon policy help)
        cocoon version         say what this binary is
 
@@ -65,6 +68,7 @@ const (
 	rolePause
 	roleGuest
 	rolePolicy
+	roleConfig
 	roleVersion
 )
 
@@ -80,6 +84,8 @@ func chooseRole(args []string, pid int) (role, []string) {
 		return roleInit, nil
 	case len(args) > 1 && args[1] == boot.RoleGuest:
 		return roleGuest, args[2:]
+	case len(args) > 1 && args[1] == "config":
+		return roleConfig, args[2:]
 	case len(args) > 1 && args[1] == "policy":
 		return rolePolicy, args[2:]
 	case len(args) == 2 && args[1] == "version":

@@ -27,6 +27,8 @@ type profile struct {
 	unmeasured bool
 	// cmdline trusts the kernel command line, because it is measured.
 	cmdline bool
+	// console offers a shell to the host, past the policy.
+	console bool
 	// environment lets variables override settings.
 	environment bool
 }
@@ -37,7 +39,7 @@ const hostProfile = "host"
 
 func profiles() []profile {
 	return []profile{
-		{name: "dev", podVM: true, tee: "sample", unmeasured: true, cmdline: true},
+		{name: "dev", podVM: true, tee: "sample", unmeasured: true, cmdline: true, console: true},
 		{name: hostProfile, unmeasured: true, environment: true},
 	}
 }

@@ -29,6 +29,7 @@ func TestTheRoleFollowsFromPidAndArguments(t *testing.T) {
 		"pause in a shared namespace":                {[]string{"/pause"}, 17, rolePause, nil},
 		"the guest role":                             {[]string{"cocoon", "guest", "--root", "/x"}, 86, roleGuest, []string{"--root", "/x"}},
 		"policy":                                     {[]string{"cocoon", "policy", "test", "x"}, 86, rolePolicy, []string{"test", "x"}},
+		"config":                                     {[]string{"cocoon", "config", "--json"}, 86, roleConfig, []string{"--json"}},
 		"version":                                    {[]string{"cocoon", "version"}, 86, roleVersion, nil},
 		"version takes no arguments":                 {[]string{"cocoon", "version", "x"}, 86, roleUnknown, nil},
 		"nothing":                                    {[]string{"cocoon"}, 86, roleUnknown, nil},

@@ -26,6 +26,17 @@ type Address struct {
 	CID, Port uint32
 }
 
+// String writes the address as ParseAddress reads it.
+func (a Address) String() string {
+	switch {
+	case a.Network != "vsock":
+		return a.Network + "://" + a.Address
+	case a.CID == math.MaxUint32:
+		return fmt.Sprintf("vsock://-1:%d", a.Port)
+	}
+	return fmt.Sprintf("vsock://%d:%d", a.CID, a.Port)
+}
+
 // ParseAddress reads vsock://CID:PORT (CID -1 means any), unix:///PATH,
 // unix://@NAME, or tcp://IP:PORT. The last form is for tests with real peers
 // that have no vsock.

@@ -205,11 +205,9 @@ func setFeatures(a *Agent, text string) error {
 }
 
 func setComponents(a *Agent, text string) error {
-	for level, name := range []string{"none", "attestation-agent", "confidential-data-hub", "api-server-rest"} {
-		if text == name {
-			a.Components = Components(level)
-			return nil
-		}
+	if c, ok := componentsOf(text); ok {
+		a.Components = c
+		return nil
 	}
 	return fmt.Errorf("not a guest component: %w", ErrValue)
 }

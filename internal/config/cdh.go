@@ -153,7 +153,10 @@ func (b *builder) cdhFile(f *File) (imageTable bool, err error) {
 		b.warn(f.From, k.String())
 	}
 	for _, k := range md.Keys() {
-		b.cfg.origin["cdh."+k.String()] = f.From
+		// A table says nothing of the keys that it does not have.
+		if md.Type(k...) != "Hash" {
+			b.cfg.origin["cdh."+k.String()] = f.From
+		}
 	}
 	c := &b.cfg.CDH
 	c.Socket, c.AASocket = orDefault(file.Socket, c.Socket), orDefault(file.AA.Socket, c.AASocket)
