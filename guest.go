@@ -318,6 +318,7 @@ func (g *guest) serve(ctx context.Context) error {
 		group.Go(func() error { return g.serveREST(ctx, doors.rest) })
 	}
 	group.Go(func() error { g.fetchCredentials(ctx); return nil })
+	group.Go(func() error { g.reportReady(ctx); return nil })
 	group.Go(func() error {
 		// The end of the sandbox is the end of the guest.
 		defer cancel()

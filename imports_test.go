@@ -71,7 +71,7 @@ var allowed = map[string][]string{
 	"internal/config":   {"github.com/BurntSushi/toml"},
 	"internal/initdata": {"github.com/BurntSushi/toml", "github.com/klauspost/compress"},
 	"rootfs/boot": {
-		"github.com/u-root/u-root", "golang.org/x/sys", "github.com/vishvananda/netlink",
+		"github.com/u-root/u-root", "golang.org/x/sys", "github.com/vishvananda/netlink", "github.com/insomniacslk/dhcp",
 	},
 }
 

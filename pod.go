@@ -12,33 +12,42 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"cocoon/agent/podvm"
+	"cocoon/agent/podvm/metadata"
 	"cocoon/internal/config"
 	"cocoon/internal/stage"
 	"cocoon/internal/wire/agentpb"
 )
 
-// Devices of a virtual machine may appear a moment after their drivers.
 const (
+	// Devices of a virtual machine may appear a moment after their drivers.
 	diskWait  = 5 * time.Second
 	diskRetry = 50 * time.Millisecond
+
+	// userDataLimit bounds all tries to get user-data from a cloud.
+	userDataLimit = 180 * time.Second
 )
 
 // pod is what a peer-pod VM has beside the common parts.
 type pod struct {
 	apf   *podvm.APF
 	netNS string // network namespace of all containers
+	cloud metadata.Provider
 }
 
 // provision configures a pod VM from its user-data and makes the pod's network
 // namespace.
 func (g *guest) provision(ctx context.Context) error {
-	data, disk, err := findUserData(ctx)
+	cloud, err := metadata.Detect("/sys")
+	if err != nil {
+		return stage.Wrap(stage.UserData, err)
+	}
+	data, from, err := findUserData(ctx, cloud)
 	if err != nil {
 		return stage.Wrap(stage.UserData, err)
 	}
 	p, err := podvm.Parse(data, podvm.Options{Unmeasured: g.profile.unmeasured})
 	if err != nil {
-		return fmt.Errorf("user-data of %s: %w", disk, err)
+		return fmt.Errorf("user-data of %s: %w", from, err)
 	}
 	for _, name := range p.Skipped {
 		g.log.Warn("user-data names a file that it may not write", "path", name)
@@ -50,10 +59,27 @@ func (g *guest) provision(ctx context.Context) error {
 		return stage.Wrap(stage.UserData, err)
 	}
 	g.takeProvision(p)
-	return g.makePod(p)
+	return g.makePod(p, cloud)
 }
 
-func findUserData(ctx context.Context) (data []byte, disk string, err error) {
+// findUserData looks at the disks first, as a cloud may attach one, and then
+// asks the cloud. Where there is no cloud a disk is waited for. from says where
+// the document is from.
+func findUserData(ctx context.Context, cloud metadata.Provider) (data []byte, from string, err error) {
+	if cloud != metadata.None {
+		data, from, err = podvm.Disks{}.UserData()
+		if !errors.Is(err, podvm.ErrNoUserData) {
+			return data, from, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, userDataLimit)
+		defer cancel()
+		data, err = metadata.New(nil).UserData(ctx, cloud)
+		return data, string(cloud), err
+	}
+	return waitForDisk(ctx)
+}
+
+func waitForDisk(ctx context.Context) (data []byte, disk string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, diskWait)
 	defer cancel()
 	for {
@@ -88,12 +114,12 @@ func (g *guest) takeProvision(p *podvm.Provision) {
 	}
 }
 
-func (g *guest) makePod(p *podvm.Provision) error {
+func (g *guest) makePod(p *podvm.Provision, cloud metadata.Provider) error {
 	apf, err := podvm.ParseAPF(p.APF)
 	if err != nil {
 		return stage.Wrap(stage.UserData, err)
 	}
-	g.inputs.pod = &pod{apf: apf, netNS: podvm.DefaultNetNS}
+	g.inputs.pod = &pod{apf: apf, netNS: podvm.DefaultNetNS, cloud: cloud}
 	if err := podvm.MakeNetNS(podvm.DefaultNetNS); err != nil {
 		return err
 	}
@@ -110,4 +136,17 @@ func (g *guest) makePod(p *podvm.Provision) error {
 	}
 	g.inputs.rewrite = []ttrpc.UnaryServerInterceptor{rewriter.Intercept}
 	return nil
+}
+
+// reportReady tells a cloud that waits for it that the machine is up. The pod
+// does not depend on it: what the cloud does without is its own business.
+func (g *guest) reportReady(ctx context.Context) {
+	if g.inputs.pod == nil || g.inputs.pod.cloud != metadata.Azure {
+		return
+	}
+	if err := metadata.New(nil).ReportReady(ctx); err != nil {
+		g.log.Warn("the cloud was not told that the machine is ready", "error", err)
+		return
+	}
+	g.log.Info("the cloud knows that the machine is ready")
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -37,10 +38,38 @@ func MakeNetNS(path string) error {
 		if err != nil {
 			return err
 		}
-		return netlink.LinkSetUp(lo)
+		return errors.Join(netlink.LinkSetUp(lo), blockMetadata())
 	})
 	if err != nil {
-		return fmt.Errorf("set loopback up in %q: %w", path, err)
+		return fmt.Errorf("set up network namespace %q: %w", path, err)
+	}
+	return nil
+}
+
+// metadataServices are the addresses at which clouds tell a machine who it is
+// and what it was started with, the key of its TLS server among it.
+func metadataServices() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("169.254.169.254/32"), // most clouds
+		netip.MustParsePrefix("fd00:ec2::254/128"),  // AWS
+		netip.MustParsePrefix("fd20:ce::254/128"),   // GCP
+		netip.MustParsePrefix("100.100.100.200/32"), // Alibaba
+		netip.MustParsePrefix("168.63.129.16/32"),   // Azure's wire server
+	}
+}
+
+// blockMetadata keeps workloads from the metadata services of the machine and,
+// through the tunnel, of the worker node. No route is more specific.
+func blockMetadata() error {
+	for _, p := range metadataServices() {
+		dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+		err := netlink.RouteReplace(&netlink.Route{Dst: dst, Type: unix.RTN_UNREACHABLE})
+		if p.Addr().Is6() && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EACCES)) {
+			continue // without IPv6 there is no way there
+		}
+		if err != nil {
+			return fmt.Errorf("keep workloads from %v: %w", p.Addr(), err)
+		}
 	}
 	return nil
 }

@@ -92,6 +92,62 @@ func TestAListenerInANamespaceIsReachedFromThereOnly(t *testing.T) {
 	}
 }
 
+func TestWorkloadsDoNotReachAMetadataService(t *testing.T) {
+	t.Parallel()
+	path := newNetNS(t)
+	err := inNetNS(path, func() error {
+		// A way to everywhere, as the tunnel is.
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "eth0"
+		link := &netlink.Veth{LinkAttrs: attrs, PeerName: "far"}
+		if err := netlink.LinkAdd(link); err != nil {
+			return err
+		}
+		far, err := netlink.LinkByName("far")
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(netlink.LinkSetUp(link), netlink.LinkSetUp(far)); err != nil {
+			return err
+		}
+		for _, addr := range []string{"10.1.0.2/16", "fd99::2/64"} {
+			a, err := netlink.ParseAddr(addr)
+			if err != nil {
+				return err
+			}
+			a.Flags = unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(link, a); err != nil {
+				return err
+			}
+		}
+		for _, dst := range []string{"0.0.0.0/0", "::/0"} {
+			_, all, err := net.ParseCIDR(dst)
+			if err != nil {
+				return err
+			}
+			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all}); err != nil {
+				return err
+			}
+		}
+		dial := func(host string) error {
+			c, err := net.Dial("udp", net.JoinHostPort(host, "80"))
+			if err != nil {
+				return err
+			}
+			return c.Close()
+		}
+		for _, p := range metadataServices() {
+			if err := dial(p.Addr().String()); !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
+				t.Errorf("%v: %v", p.Addr(), err)
+			}
+		}
+		return errors.Join(dial("169.254.169.253"), dial("8.8.8.8"), dial("fd00:ec2::255"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMakingANamespaceTwiceKeepsIt(t *testing.T) {
 	t.Parallel()
 	path := newNetNS(t)
@@ -219,7 +275,6 @@ func TestAFailedSetUpLeavesNoDeviceBehind(t *testing.T) {
 		"other device":         func(n *PodNetwork) { n.Routes[1].Dev = "eth1" },
 		"other neighbor":       func(n *PodNetwork) { n.Neighbors[0].Dev = "lo" },
 		"multicast MAC":        func(n *PodNetwork) { n.HWAddr = net.HardwareAddr{1, 0, 0, 0, 0, 1} },
-		"second card":          func(n *PodNetwork) { n.Dedicated = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -30,8 +30,10 @@ var ErrNetwork = errors.New("unsupported pod network")
 // own network. It may be repeated: a tunnel of an earlier try is replaced.
 // What it made is removed when it fails half-way.
 func ConnectPod(path string, n *PodNetwork, log *slog.Logger) error {
-	if n.Dedicated {
-		return fmt.Errorf("second network card for the tunnel: %w", ErrNetwork)
+	if n.Dedicated && log != nil {
+		// The node sends to the second card's address. The tunnel is bound to no
+		// card, so it hears both; what it sends takes the way that routes say.
+		log.Info("the tunnel uses a network card of its own")
 	}
 	if n.ExternalNet && log != nil {
 		log.Warn("external network through the pod VM is not set up; all traffic of the pod takes the tunnel")

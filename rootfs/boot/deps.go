@@ -4,6 +4,7 @@
 package boot
 
 import (
+	"context"
 	"io"
 	"net/netip"
 	"os"
@@ -77,10 +78,16 @@ type Links struct {
 	// Virtio returns the names of the interfaces that the virtio driver serves,
 	// in the order of their bus addresses.
 	Virtio func() ([]string, error)
-	Up     func(link string) error
+	// Physical returns the interfaces of all devices in the same order: clouds
+	// have drivers of their own.
+	Physical func() ([]string, error)
+	Up       func(link string) error
 	// Address gives link an address.
 	Address func(link string, a netip.Prefix) error
-	// Route sets the default route.
+	// DHCP asks a server on link for an address.
+	DHCP func(ctx context.Context, link string) (Lease, error)
+	// Route sets the default route. The gateway may lie outside of every network
+	// of the link.
 	Route func(link string, gateway netip.Addr) error
 }
 

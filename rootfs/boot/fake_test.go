@@ -5,6 +5,7 @@ package boot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -134,7 +135,11 @@ func (w *world) deps() Deps {
 	return Deps{
 		FS: w.fs(), Kern: w.kernel(), Procs: w.processes(),
 		Net: Links{
-			Virtio:  func() ([]string, error) { return []string{"eth3", "eth0"}, w.do("links") },
+			Virtio:   func() ([]string, error) { return []string{"eth3", "eth0"}, w.do("links") },
+			Physical: func() ([]string, error) { return []string{"ens5"}, w.do("all links") },
+			DHCP: func(_ context.Context, l string) (Lease, error) {
+				return Lease{Address: netip.MustParsePrefix("10.1.2.3/32"), Gateway: netip.MustParseAddr("10.1.0.1"), DNS: []netip.Addr{netip.MustParseAddr("10.1.0.2")}}, w.do("dhcp %s", l)
+			},
 			Up:      func(l string) error { return w.do("up %s", l) },
 			Address: func(l string, a netip.Prefix) error { return w.do("address %s %s", l, a) },
 			Route:   func(l string, g netip.Addr) error { return w.do("route %s %s", l, g) },

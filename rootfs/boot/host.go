@@ -37,7 +37,7 @@ func Host() Deps {
 		FS:      hostFiles(),
 		Kern:    hostKernel(),
 		Procs:   Processes{Start: startRole, Wait: wait, Kill: unix.Kill},
-		Net:     Links{Virtio: virtioLinks, Up: linkSetUp, Address: linkAddress, Route: linkRoute},
+		Net:     Links{Virtio: virtioLinks, Physical: physicalLinks, DHCP: askDHCP, Up: linkSetUp, Address: linkAddress, Route: linkRoute},
 		Console: os.Stderr,
 		Pid:     os.Getpid,
 		Uptime:  uptime,
@@ -141,9 +141,16 @@ func startRole(r Role) (c Child, err error) {
 	return Child{Pid: pid, Output: read}, nil
 }
 
+// physicalLinks finds the interfaces of devices.
+func physicalLinks() ([]string, error) { return linksOf("") }
+
 // virtioLinks finds interfaces by their driver: without udev their names say
 // nothing.
-func virtioLinks() ([]string, error) {
+func virtioLinks() ([]string, error) { return linksOf("virtio_net") }
+
+// linksOf returns the interfaces of one driver, or of all if it is empty, in
+// the order of their bus addresses.
+func linksOf(want string) ([]string, error) {
 	const dir = "/sys/class/net"
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -153,7 +160,7 @@ func virtioLinks() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		driver, err := os.Readlink(filepath.Join(dir, e.Name(), "device", "driver"))
-		if err != nil || filepath.Base(driver) != "virtio_net" {
+		if err != nil || want != "" && filepath.Base(driver) != want {
 			continue // Interfaces without a device, such as lo, have no such link.
 		}
 		dev, err := filepath.EvalSymlinks(filepath.Join(dir, e.Name(), "device"))
@@ -189,5 +196,8 @@ func linkRoute(name string, gateway netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway.AsSlice()})
+	r := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway.AsSlice()}
+	// Some clouds give a machine a network of its own address alone.
+	r.SetFlag(netlink.FLAG_ONLINK)
+	return netlink.RouteAdd(r)
 }

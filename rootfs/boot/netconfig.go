@@ -16,6 +16,8 @@ var ErrNetConfig = errors.New("malformed network parameter")
 
 // NetConfig is the network of the VM as the kernel parameter "ip" describes it.
 type NetConfig struct {
+	// DHCP asks a server for address, gateway and name servers.
+	DHCP bool
 	// Address is the VM's IPv4 address with its prefix length.
 	Address netip.Prefix
 	// Gateway is where the default route leads; the zero value means no route.
@@ -36,22 +38,34 @@ const ipFields = 10
 const maxInterfaceName = 15
 
 // ParseIP parses the value of the kernel parameter "ip" as the kernel's own
-// nfsroot documentation defines it. "off" and "none" yield nil. Address and
-// netmask are required; automatic configuration is refused, since its answer
-// would come from the host unmeasured and no profile asks for it.
+// nfsroot documentation defines it. "off" and "none" yield nil. "dhcp", alone or
+// as the autoconfiguration, leaves the address to a server; a hostname and a
+// device may stand beside it. Otherwise address and netmask are required. The
+// other kinds of automatic configuration are refused.
 func ParseIP(value string) (*NetConfig, error) {
 	if value == "off" || value == "none" {
 		return nil, nil
+	}
+	if value == "dhcp" {
+		return &NetConfig{DHCP: true}, nil
 	}
 	f := strings.Split(value, ":")
 	if len(f) < 4 || len(f) > ipFields {
 		return nil, fmt.Errorf("%q has %d fields, not 4 to %d: %w", value, len(f), ipFields, ErrNetConfig)
 	}
 	f = append(f, make([]string, ipFields-len(f))...)
-	if a := f[6]; a != "" && a != "off" && a != "none" {
-		return nil, fmt.Errorf("autoconfiguration %q is not supported: %w", a, ErrNetConfig)
-	}
 	c := &NetConfig{Hostname: f[4], Device: f[5]}
+	switch f[6] {
+	case "", "off", "none":
+	case "dhcp":
+		if strings.Join(append(f[:4:4], f[7:]...), "") != "" {
+			return nil, fmt.Errorf("%q gives addresses beside dhcp: %w", value, ErrNetConfig)
+		}
+		c.DHCP = true
+		return c, c.checkNames()
+	default:
+		return nil, fmt.Errorf("autoconfiguration %q is not supported: %w", f[6], ErrNetConfig)
+	}
 	var err error
 	if c.Address, err = parseAddress(f[0], f[3]); err != nil {
 		return nil, err

@@ -17,8 +17,10 @@ func TestStaticAddressesAreParsed(t *testing.T) {
 	t.Parallel()
 	dns := []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("10.0.2.4")}
 	for in, want := range map[string]*NetConfig{
-		"off":  nil,
-		"none": nil,
+		"off":                  nil,
+		"none":                 nil,
+		"dhcp":                 {DHCP: true},
+		"::::host-1:eth0:dhcp": {DHCP: true, Hostname: "host-1", Device: "eth0"},
 		"10.0.2.15::10.0.2.2:255.255.255.0": {
 			Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2"),
 		},
@@ -40,7 +42,7 @@ func TestStaticAddressesAreParsed(t *testing.T) {
 func TestMalformedAddressesAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, in := range []string{
-		"", "dhcp", "on", "10.0.2.15", "10.0.2.15:::", ":::255.255.255.0", "10.0.2.15:::255.0.255.0", "10.0.2.15:::0.0.0.0",
+		"", "bootp", "on", "10.0.2.15::::::dhcp", "::::::dhcp:1.1.1.1", ":::255.255.255.0:::dhcp", "::::a/b::dhcp", ":::::../x:dhcp", "10.0.2.15", "10.0.2.15:::", ":::255.255.255.0", "10.0.2.15:::255.0.255.0", "10.0.2.15:::0.0.0.0",
 		"10.0.2.300:::255.255.255.0", "0.0.0.0:::255.255.255.0", "224.0.0.1:::255.255.255.0", "10.0.2.15::10.0.3.1:255.255.255.0",
 		"10.0.2.15::gw:255.255.255.0", "10.0.2.15:::255.255.255.0:::dhcp", "10.0.2.15:::255.255.255.0:::both",
 		"10.0.2.15:::255.255.255.0:a/b", "10.0.2.15:::255.255.255.0::../eth0", "10.0.2.15:::255.255.255.0::interface-too-long",

@@ -303,6 +303,14 @@ func TestTheCommandLineDecidesAboutTheNetwork(t *testing.T) {
 	}{
 		"no parameter": {"quiet", []string{"up lo", "hostname cocoon"}, []string{"links", "write /run/cocoon/resolv.conf"}},
 		"off":          {"ip=off", []string{"up lo"}, []string{"links"}},
+		"a server, first interface": {
+			"ip=dhcp",
+			[]string{"up ens5", "dhcp ens5", "address ens5 10.1.2.3/32", "route ens5 10.1.0.1", "hostname cocoon", "write /run/cocoon/resolv.conf nameserver 10.1.0.2"},
+			[]string{"links"},
+		},
+		"a server, named device": {
+			"ip=::::vm2:eth7:dhcp", []string{"up eth7", "dhcp eth7", "hostname vm2"}, []string{"links", "all links"},
+		},
 		"named device": {
 			"ip=10.0.0.2:::255.255.0.0:vm1:ens5",
 			[]string{"up ens5", "address ens5 10.0.0.2/16", "hostname vm1", "write /run/cocoon/resolv.conf "},

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,6 +44,7 @@ func TestGuest(t *testing.T) {
 	dir := buildImage(t)
 	for name, test := range map[string]func(*testing.T, string){
 		"the guest finds the machine that it needs":                   guestChecks,
+		"a server gives the machine its network":                      networkFromServer,
 		"a crashing guest role ends the machine with its last words":  roleCrashes,
 		"a panicking guest role ends the machine with its last words": rolePanics,
 		"a stop signal to PID 1 stops the guest role first":           stopSignal,
@@ -97,7 +99,10 @@ func buildImage(t *testing.T) string {
 
 func boot(t *testing.T, dir string, o vm.Options) *vm.Guest {
 	t.Helper()
-	o.Append = append(o.Append, "ip=10.0.2.15::10.0.2.2:255.255.255.0:testguest::off:10.0.2.3")
+	network := func(word string) bool { return strings.HasPrefix(word, "ip=") }
+	if !slices.ContainsFunc(o.Append, network) {
+		o.Append = append(o.Append, "ip=10.0.2.15::10.0.2.2:255.255.255.0:testguest::off:10.0.2.3")
+	}
 	g, err := vm.Start(t.Context(), dir, o)
 	if err != nil {
 		t.Fatal(err)
@@ -159,6 +164,17 @@ func powersOff(t *testing.T, g *vm.Guest) {
 	console := g.Console()
 	if !strings.Contains(console, vm.PowerDown) || strings.Contains(console, "Kernel panic") {
 		t.Errorf("the guest did not power off in order:\n%s", console)
+	}
+}
+
+// networkFromServer runs the same checks with the address that the machine's
+// own DHCP server gives.
+func networkFromServer(t *testing.T, dir string) {
+	g := boot(t, dir, vm.Options{Append: []string{"testguest.mode=checks", "testguest.peer=" + greet(t), "ip=::::testguest::dhcp"}})
+	expect(t, g, "guest: CHECKS ", "init: guest role finished")
+	powersOff(t, g)
+	if c := g.Console(); strings.Contains(c, "FAIL") || !strings.Contains(c, "CHECKS all ") {
+		t.Errorf("checks failed in the guest:\n%s", c)
 	}
 }
 
