@@ -101,4 +101,6 @@ func validSegment(s string) bool {
 	return s != ""
 }
 
-func badInQuery(r rune) bool { return r <= ' ' || r >= 0x7f || r == '#' }
+// badInQuery reports what RFC 3986 has no place for in a query; servers differ
+// in what they make of it.
+func badInQuery(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("#\\\"<>^`{|}", r) }
