@@ -21,6 +21,8 @@ import (
 	"cocoon/agent/policy"
 	"cocoon/attest"
 	"cocoon/internal/config"
+
+	"cocoon/test/pki"
 )
 
 func TestAReportFailsWhenAnyCheckDid(t *testing.T) {
@@ -102,7 +104,7 @@ func testStory(t *testing.T) *story {
 		t.Fatal(err)
 	}
 	s.broker = &broker{dir: t.TempDir(), addr: "127.0.0.1:4242"}
-	if err := os.WriteFile(filepath.Join(s.broker.dir, "ca.crt"), s.ca.pem, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.broker.dir, "ca.crt"), s.ca.PEM, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -111,7 +113,7 @@ func testStory(t *testing.T) *story {
 func TestTheGuestUnderstandsTheUserData(t *testing.T) {
 	t.Parallel()
 	s := testStory(t)
-	pair, err := s.ca.server("guest-1")
+	pair, err := s.ca.Server("guest-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,11 +168,11 @@ func TestTheLayerIsEncrypted(t *testing.T) {
 
 func TestTheClientCertificateIsItsOwnAnchorAndNoAuthority(t *testing.T) {
 	t.Parallel()
-	pair, err := selfSignedClient("adaptor")
+	pair, err := pki.SelfSignedClient("adaptor")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := tls.X509KeyPair(pair.cert, pair.key)
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
 	if err != nil {
 		t.Fatal(err)
 	}

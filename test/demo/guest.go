@@ -21,6 +21,8 @@ import (
 
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/qemu"
+
+	"cocoon/test/pki"
 )
 
 // readyMarker is what the guest role logs when its doors are open.
@@ -47,7 +49,7 @@ func (s *story) startGuest(ctx context.Context, name string) (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	pair, err := s.ca.server(name)
+	pair, err := s.ca.Server(name)
 	if err != nil {
 		return nil, err
 	}
@@ -96,13 +98,13 @@ func freePort(ctx context.Context) (int, error) {
 }
 
 // clientTLS is the adaptor's side of the connection.
-func (g *guest) clientTLS(ca *authority, pair keyPair) (*tls.Config, error) {
-	cert, err := pair.tls()
+func (g *guest) clientTLS(ca *pki.Authority, pair pki.KeyPair) (*tls.Config, error) {
+	cert, err := pair.TLS()
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(ca.cert)
+	roots.AddCert(ca.Cert)
 	return &tls.Config{RootCAs: roots, ServerName: g.name, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
 }
 

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"cocoon/agent/agentctl/client"
+
+	"cocoon/test/pki"
 )
 
 const (
@@ -37,8 +39,8 @@ type story struct {
 	dir    string
 	report *report
 
-	ca       *authority // of everything that the guest talks to by TLS, but the broker
-	client   keyPair    // the adaptor's
+	ca       *pki.Authority // of everything that the guest talks to by TLS, but the broker
+	client   pki.KeyPair    // the adaptor's
 	broker   *broker
 	registry *imageRegistry
 	key      layerKey
@@ -90,10 +92,10 @@ func (s *story) cleanUp() error {
 }
 
 func (s *story) makeKeys(context.Context) (err error) {
-	if s.ca, err = newAuthority("demo authority"); err != nil {
+	if s.ca, err = pki.NewAuthority("demo authority"); err != nil {
 		return err
 	}
-	if s.client, err = selfSignedClient("cloud-api-adaptor"); err != nil {
+	if s.client, err = pki.SelfSignedClient("cloud-api-adaptor"); err != nil {
 		return err
 	}
 	s.key = layerKey{id: "kbs:///" + keyID, kek: make([]byte, 32)}
@@ -129,11 +131,11 @@ func (s *story) setReference(ctx context.Context, digest string) error {
 }
 
 func (s *story) startRegistry(ctx context.Context) error {
-	pair, err := s.ca.server(guestHost, "127.0.0.1")
+	pair, err := s.ca.Server(guestHost, "127.0.0.1")
 	if err != nil {
 		return err
 	}
-	cert, err := pair.tls()
+	cert, err := pair.TLS()
 	if err != nil {
 		return err
 	}
@@ -141,7 +143,7 @@ func (s *story) startRegistry(ctx context.Context) error {
 		return err
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(s.ca.cert)
+	roots.AddCert(s.ca.Cert)
 	rt := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
 	defer rt.CloseIdleConnections()
 	d, err := pushEncrypted(ctx, rt, fmt.Sprintf("127.0.0.1:%d/demo/busybox:1", s.registry.port), s.key)

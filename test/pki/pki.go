@@ -1,7 +1,10 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package pki makes certificates for tests and the demonstration: an authority
+// that lives as long as one run, servers that it vouches for, and a client in
+// the shape of cloud-api-adaptor's.
+package pki
 
 import (
 	"crypto/ecdsa"
@@ -17,19 +20,20 @@ import (
 	"time"
 )
 
-// authority is a certificate authority that lives as long as one run.
-type authority struct {
-	cert *x509.Certificate
+// Authority is a certificate authority that lives as long as one run.
+type Authority struct {
+	Cert *x509.Certificate
+	PEM  []byte
 	key  *ecdsa.PrivateKey
-	pem  []byte
 }
 
-// keyPair is a certificate with its key, as PEM.
-type keyPair struct {
-	cert, key []byte
+// KeyPair is a certificate with its key, as PEM.
+type KeyPair struct {
+	Cert, Key []byte
 }
 
-func newAuthority(name string) (*authority, error) {
+// NewAuthority makes an authority.
+func NewAuthority(name string) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -45,11 +49,11 @@ func newAuthority(name string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &authority{cert: cert, key: key, pem: encodeCert(der)}, nil
+	return &Authority{Cert: cert, key: key, PEM: encodeCert(der)}, nil
 }
 
-// server issues a certificate for DNS names and IP addresses.
-func (a *authority) server(hosts ...string) (keyPair, error) {
+// Server issues a certificate for DNS names and IP addresses.
+func (a *Authority) Server(hosts ...string) (KeyPair, error) {
 	tmpl := template(hosts[0])
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, h := range hosts {
@@ -59,12 +63,12 @@ func (a *authority) server(hosts ...string) (keyPair, error) {
 			tmpl.DNSNames = append(tmpl.DNSNames, h)
 		}
 	}
-	return issue(tmpl, a.cert, a.key)
+	return issue(tmpl, a.Cert, a.key)
 }
 
-// selfSignedClient makes a client certificate in the shape of
+// SelfSignedClient makes a client certificate in the shape of
 // cloud-api-adaptor's: its own issuer, and no certificate authority.
-func selfSignedClient(name string) (keyPair, error) {
+func SelfSignedClient(name string) (KeyPair, error) {
 	tmpl := template(name)
 	tmpl.KeyUsage |= x509.KeyUsageCertSign
 	tmpl.BasicConstraintsValid = true
@@ -73,30 +77,30 @@ func selfSignedClient(name string) (keyPair, error) {
 }
 
 // issue signs tmpl by parent, or by itself if parent is nil.
-func issue(tmpl, parent *x509.Certificate, signer *ecdsa.PrivateKey) (keyPair, error) {
+func issue(tmpl, parent *x509.Certificate, signer *ecdsa.PrivateKey) (KeyPair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return keyPair{}, err
+		return KeyPair{}, err
 	}
 	if parent == nil {
 		parent, signer = tmpl, key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), signer)
 	if err != nil {
-		return keyPair{}, fmt.Errorf("sign the certificate of %q: %w", tmpl.Subject.CommonName, err)
+		return KeyPair{}, fmt.Errorf("sign the certificate of %q: %w", tmpl.Subject.CommonName, err)
 	}
 	pk, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return keyPair{}, err
+		return KeyPair{}, err
 	}
-	return keyPair{cert: encodeCert(der), key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})}, nil
+	return KeyPair{Cert: encodeCert(der), Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})}, nil
 }
 
 func template(name string) *x509.Certificate {
 	now := time.Now()
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()),
-		Subject:      pkix.Name{CommonName: name, Organization: []string{"cocoon demo"}},
+		Subject:      pkix.Name{CommonName: name, Organization: []string{"cocoon test"}},
 		// The emulated guest's clock may be a little behind.
 		NotBefore: now.Add(-time.Hour),
 		NotAfter:  now.Add(24 * time.Hour),
@@ -108,4 +112,5 @@ func encodeCert(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func (k keyPair) tls() (tls.Certificate, error) { return tls.X509KeyPair(k.cert, k.key) }
+// TLS is the pair in the form that crypto/tls takes.
+func (k KeyPair) TLS() (tls.Certificate, error) { return tls.X509KeyPair(k.Cert, k.Key) }
