@@ -46,6 +46,7 @@ type guest struct {
 	log     *slog.Logger
 	inputs  inputs
 	cfg     *config.Config
+	tee     tee.Attester
 	attest  *attest.Agent
 	hub     *cdh.Hub
 	images  *imagers.Puller
@@ -73,6 +74,7 @@ func serveGuest(ctx context.Context, o options) (err error) {
 		run  func(context.Context) error
 	}{
 		{"inputs", g.readInputs},
+		{"initdata", g.bindInitdata},
 		{"configuration", g.configure},
 		{"attestation agent", g.startAttestation},
 		{"data hub", g.startHub},
@@ -142,73 +144,6 @@ func (g *guest) load() error {
 		return stage.Wrap(stage.Config, err)
 	}
 	g.cfg = cfg
-	return nil
-}
-
-// startAttestation finds the TEE and binds the initdata to it. The key broker
-// is not contacted before somebody needs it.
-func (g *guest) startAttestation(ctx context.Context) error {
-	override := g.profile.tee
-	if g.opt.tee != "" {
-		override = g.opt.tee
-	}
-	kind, err := tee.Detect(tee.Platform{Root: "/", Arch: goruntime.GOARCH, Override: override})
-	if err != nil {
-		return err
-	}
-	att, err := tee.New(kind)
-	if err != nil {
-		return stage.Wrap(stage.Evidence, err)
-	}
-	cfg, err := attest.ParseConfig(g.cfg.AA)
-	if err != nil {
-		return stage.Wrap(stage.Config, err)
-	}
-	for _, key := range cfg.Unknown {
-		g.log.Warn("configuration", "warning", fmt.Sprintf("aa.toml: unknown key %.60q is ignored", key))
-	}
-	if err := joinBrokers(&cfg, g.cfg.CDH.KBC); err != nil {
-		return stage.Wrap(stage.Config, err)
-	}
-	deps := attest.Deps{Attester: att, Log: g.log.With("subsystem", "attest")}
-	if d := g.inputs.initdata; d != nil {
-		deps.InitData = d.Raw
-	}
-	if g.attest, err = attest.New(cfg, deps); err != nil {
-		return err
-	}
-	g.log.Info("attestation agent", "tee", g.attest.TEE())
-	return g.bindInitdata(ctx, kind)
-}
-
-// bindInitdata has the TEE confirm the owner's document. Only the sample TEE,
-// which proves nothing anyway, may lack a place for its digest.
-func (g *guest) bindInitdata(ctx context.Context, kind tee.Kind) error {
-	if g.inputs.initdata == nil {
-		return nil
-	}
-	err := g.attest.BindInitData(ctx, g.inputs.initdata.Digest())
-	if errors.Is(err, attest.ErrUnsupported) && kind == tee.Sample {
-		g.log.Warn("the sample TEE confirms no initdata")
-		return nil
-	}
-	return err
-}
-
-// joinBrokers gives attestation and the data hub, whose configurations each
-// name a key broker, the one that both mean.
-func joinBrokers(aa *attest.Config, kbc config.KBC) error {
-	if kbc.Name != config.KBCRemote {
-		return nil
-	}
-	switch {
-	case aa.Tokens.KBS == nil:
-		aa.Tokens.KBS = &attest.KBS{URL: kbc.URL, Cert: kbc.Cert}
-	case strings.TrimRight(aa.Tokens.KBS.URL, "/") != strings.TrimRight(kbc.URL, "/"):
-		return fmt.Errorf("aa.toml names the key broker %q and cdh.toml %q", aa.Tokens.KBS.URL, kbc.URL)
-	case aa.Tokens.KBS.Cert == "":
-		aa.Tokens.KBS.Cert = kbc.Cert
-	}
 	return nil
 }
 

@@ -21,6 +21,8 @@ type profile struct {
 	name string
 	// podVM takes configuration from user-data and serves TCP 15150.
 	podVM bool
+	// initdataDisk takes initdata from a disk, by which a shim hands it over.
+	initdataDisk bool
 	// tee overrides the detection of the platform; empty detects.
 	tee string
 	// unmeasured accepts aa.toml and cdh.toml that no initdata digest covers.
@@ -40,6 +42,7 @@ const hostProfile = "host"
 func profiles() []profile {
 	return []profile{
 		{name: "dev", podVM: true, tee: "sample", unmeasured: true, cmdline: true, console: true},
+		{name: "dev-kata", initdataDisk: true, tee: "sample", unmeasured: true, cmdline: true},
 		{name: hostProfile, unmeasured: true, environment: true},
 	}
 }

@@ -40,12 +40,6 @@ type Attester interface {
 	Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error)
 }
 
-// InitDataBinder is an Attester that can tie the initdata digest to the guest:
-// by comparing it with what the hardware reports, or by extending a register.
-type InitDataBinder interface {
-	BindInitData(ctx context.Context, digest []byte) error
-}
-
 // Deps is what an Agent works with. Attester is required.
 type Deps struct {
 	Attester Attester
@@ -179,20 +173,6 @@ func (a *Agent) Resource(ctx context.Context, plugin, path, query string) ([]byt
 		return nil, stage.Wrap(stage.Config, ErrNoKBS)
 	}
 	return a.kbs.Resource(ctx, plugin, path, query)
-}
-
-// BindInitData ties the digest to the guest. It returns ErrUnsupported if the
-// TEE has no place for it; any other error means that the guest is not the one
-// that the initdata was made for, or that this could not be found out.
-func (a *Agent) BindInitData(ctx context.Context, digest []byte) error {
-	b, ok := a.deps.Attester.(InitDataBinder)
-	if !ok {
-		return fmt.Errorf("bind initdata on %s: %w", a.TEE(), ErrUnsupported)
-	}
-	if err := b.BindInitData(ctx, digest); err != nil {
-		return stage.Errorf(stage.Initdata, "bind initdata on %s: %w", a.TEE(), err)
-	}
-	return nil
 }
 
 // Measurement is the outcome of an ExtendRuntimeMeasurement that did not fail.

@@ -61,6 +61,9 @@ var (
 	// ErrMismatch is returned when a document is not the one that the hardware
 	// was started with.
 	ErrMismatch = errors.New("initdata digest differs from the hardware's")
+	// ErrWithheld is returned when there is no document although the hardware
+	// was started with one.
+	ErrWithheld = errors.New("the hardware was started with initdata, and there is none")
 )
 
 // Document is a parsed initdata document.
@@ -196,12 +199,24 @@ func Fit(digest []byte, n int) []byte {
 	return b
 }
 
-// Matches compares d with the register that the hardware reports (32 bytes of
-// HOST_DATA on SNP, 48 of MRCONFIGID on TDX). A digest that does not fit, or
-// an empty register, is ErrMismatch.
-func (d *Document) Matches(register []byte) error {
-	if len(register) == 0 || !bytes.Equal(Fit(d.Digest(), len(register)), register) {
-		return fmt.Errorf("digest %x, register %x: %w", d.Digest(), register, ErrMismatch)
+// Matches is CheckRegister for the digest of d.
+func (d *Document) Matches(register []byte) error { return CheckRegister(d.Digest(), register) }
+
+// CheckRegister compares a digest with the register that the hardware reports
+// (32 bytes of HOST_DATA on SNP, 48 of MRCONFIGID on TDX). A digest that does
+// not fit, or an empty digest or register, is ErrMismatch.
+func CheckRegister(digest, register []byte) error {
+	if len(digest) == 0 || len(register) == 0 || !bytes.Equal(Fit(digest, len(register)), register) {
+		return fmt.Errorf("digest %x, register %x: %w", digest, register, ErrMismatch)
+	}
+	return nil
+}
+
+// CheckAbsent is for a guest that was given no document: a register that holds
+// anything but zeros, or no register, is ErrWithheld.
+func CheckAbsent(register []byte) error {
+	if len(register) == 0 || !bytes.Equal(register, make([]byte, len(register))) {
+		return fmt.Errorf("register %x: %w", register, ErrWithheld)
 	}
 	return nil
 }

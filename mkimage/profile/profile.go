@@ -35,7 +35,7 @@ type Profile struct {
 }
 
 // All returns every profile, sorted by name.
-func All() []Profile { return []Profile{dev()} }
+func All() []Profile { return []Profile{dev(), devKata()} }
 
 // Named returns the profile called name, or an error that wraps ErrUnknown and
 // lists the known names.
@@ -61,6 +61,20 @@ func dev() Profile {
 			"ip=10.0.2.15::10.0.2.2:255.255.255.0:::off:10.0.2.3",
 		},
 		Modules:   slices.Concat(recipe.VirtualMachine(), recipe.CDROM()),
+		MemoryMiB: 512,
+	}
+}
+
+// devKata boots under a kata shim, which configures the network and hands over
+// initdata, in QEMU without a TEE.
+func devKata() Profile {
+	return Profile{
+		Name:    "dev-kata",
+		Purpose: "QEMU under a kata shim without a TEE; log on the console; sample attestation",
+		Cmdline: []string{
+			"console=ttyS0", "quiet", "panic=-1", "oops=panic", "net.ifnames=0", "cocoon.console=7",
+		},
+		Modules:   recipe.VirtualMachine(),
 		MemoryMiB: 512,
 	}
 }
