@@ -124,15 +124,16 @@ func repeat(do func() error) ([]time.Duration, error) {
 }
 
 // largePolicy is a policy of at least size bytes in the manner of generated
-// ones: rules, and data about many containers, of which the last is asked for.
+// ones: rules that keep a state, and data about many containers, of which the
+// last is asked for.
 func largePolicy(size int) string {
 	var b strings.Builder
 	b.WriteString(`package agent_policy
 
 default CreateContainerRequest := false
 
-CreateContainerRequest if {
-	some c in policy_data.containers
+CreateContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": concat("/", ["", "pstate", input.container_id]), "value": index}]} if {
+	some index, c in policy_data.containers
 	c.args == input.OCI.Process.Args
 	c.cwd == input.OCI.Process.Cwd
 	every e in input.OCI.Process.Env { e in c.env }

@@ -28,6 +28,7 @@ func sections() []section {
 		{"size", []tool{{"zstd", "zstd"}}, (*bench).measureSizes},
 		{"boot", []tool{{"qemu-system-x86_64", "qemu-system-x86"}, {"genisoimage", "genisoimage"}, {busyboxFile, "busybox-static"}}, (*bench).measureBoot},
 		{"container", []tool{{"runc", "runc"}, {busyboxFile, "busybox-static"}}, (*bench).measureContainers},
+		{"rpc", []tool{{busyboxFile, "busybox-static"}}, (*bench).measureRPC},
 		{"pull", []tool{
 			{"containerd", "containerd"}, {"ctr", "containerd"}, {"skopeo", "skopeo"}, {"umoci", "umoci"}, {busyboxFile, "busybox-static"},
 		}, (*bench).pullImages},
