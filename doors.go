@@ -116,14 +116,7 @@ func (g *guest) listenForHost(ctx context.Context) (net.Listener, error) {
 	if g.inputs.pod != nil {
 		return podvm.Listen(ctx, podvm.ListenConfig{APF: g.inputs.pod.apf, Log: g.log})
 	}
-	addr := g.cfg.Agent.ServerAddr
-	if g.opt.listen != "" {
-		var err error
-		if addr, err = config.ParseAddress(g.opt.listen); err != nil {
-			return nil, err
-		}
-	}
-	return listenAgent(ctx, addr)
+	return listenAgent(ctx, g.cfg.Agent.ServerAddr)
 }
 
 // socket puts a socket address below the directory that --root names.

@@ -69,6 +69,7 @@ func serveGuest(ctx context.Context, o options) (err error) {
 	}
 	g.logPort = logport.New()
 	g.log = newLog(slog.LevelInfo, g.logWriter())
+	g.log.Info("announce", "agent-version", version, "profile", g.profile.name)
 	for _, step := range []struct {
 		name string
 		run  func(context.Context) error
@@ -109,8 +110,11 @@ func (g *guest) configure(context.Context) error {
 	for _, k := range g.cfg.Sources() {
 		g.log.Debug("setting", "key", k, "from", g.cfg.Source(k))
 	}
-	if g.cfg.Agent.DebugConsole && !g.profile.console {
-		g.log.Warn("the debug console that the command line asks for is not part of this profile")
+	switch a := g.cfg.Agent; {
+	case a.DebugConsole && !g.profile.console:
+		g.log.Warn("the debug console that the settings ask for is not part of this profile")
+	case a.DebugConsole && a.DebugConsolePort == 0:
+		g.log.Warn("the debug console that the settings ask for needs agent.debug_console_vport")
 	}
 	return nil
 }
@@ -123,6 +127,7 @@ func (g *guest) load() error {
 		AA:              g.inputs.aa,
 		RegistryAuth:    g.inputs.registryAuth,
 		ReadFile:        os.ReadFile,
+		ServerAddr:      g.opt.listen,
 	}
 	if g.profile.cmdline {
 		b, err := os.ReadFile("/proc/cmdline")
@@ -273,10 +278,21 @@ func (g *guest) serve(ctx context.Context) error {
 // for them. A host that does not get them has no less of a guest.
 func (g *guest) serveLog(ctx context.Context, group *errgroup.Group, d doors) {
 	if d.log != nil {
-		group.Go(func() error { return g.logPort.Serve(ctx, d.log) })
+		group.Go(func() error {
+			if err := g.logPort.Serve(ctx, d.log); err != nil {
+				g.logPort.Close()
+				g.log.Error("log stream", "error", err)
+			}
+			return nil
+		})
 	}
 	if d.console != nil {
-		group.Go(func() error { return console.Serve(ctx, d.console, g.log.With("subsystem", "console")) })
+		group.Go(func() error {
+			if err := console.Serve(ctx, d.console, g.log.With("subsystem", "console")); err != nil {
+				g.log.Error("debug console", "error", err)
+			}
+			return nil
+		})
 	}
 }
 

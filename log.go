@@ -33,7 +33,7 @@ func kataAttr(groups []string, a slog.Attr) slog.Attr {
 	}
 	switch a.Key {
 	case slog.TimeKey:
-		a.Key = "ts"
+		a.Key, a.Value = "ts", slog.TimeValue(a.Value.Time().UTC())
 	case slog.LevelKey:
 		l, ok := a.Value.Any().(slog.Level)
 		if ok {

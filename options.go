@@ -26,8 +26,13 @@ type options struct {
 }
 
 func parseOptions(args []string, errs io.Writer) (options, error) {
+	return parseOptionsOf("cocoon guest", args, errs)
+}
+
+// parseOptionsOf is parseOptions for another command with the same flags.
+func parseOptionsOf(command string, args []string, errs io.Writer) (options, error) {
 	var o options
-	f := flag.NewFlagSet("cocoon guest", flag.ContinueOnError)
+	f := flag.NewFlagSet(command, flag.ContinueOnError)
 	f.SetOutput(io.Discard) // errors are one line, printed below
 	f.Usage = func() {
 		f.SetOutput(errs)
@@ -42,7 +47,7 @@ func parseOptions(args []string, errs io.Writer) (options, error) {
 	f.StringVar(&o.rest, "rest-listen", "", "loopback `address` of the REST API, default 127.0.0.1:8006")
 	if err := o.parse(f, args); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintf(errs, "cocoon guest: %v; see cocoon guest -h\n", err)
+			fmt.Fprintf(errs, "%s: %v; see %[1]s -h\n", command, err)
 		}
 		return o, err
 	}

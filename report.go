@@ -4,12 +4,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
+	"strings"
 	"text/tabwriter"
 
 	"cocoon/internal/config"
@@ -24,6 +27,8 @@ const reportPath = "/run/cocoon/report.json"
 // open.
 type report struct {
 	Version    string         `json:"version"`
+	Go         string         `json:"go"`
+	Kernel     string         `json:"kernel"`
 	Profile    string         `json:"profile"`
 	TEE        string         `json:"tee"`
 	InitData   string         `json:"initdata_digest,omitempty"` // hexadecimal
@@ -34,9 +39,14 @@ type report struct {
 }
 
 func (g *guest) writeReport(policyDigest string) error {
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
 	r := report{
-		Version: version, Profile: g.profile.name, TEE: g.attest.TEE(), Policy: policyDigest,
-		Settings: g.cfg.Values(), Steps: g.steps,
+		Version: version, Go: goruntime.Version(), Kernel: strings.TrimSpace(string(release)),
+		Profile: g.profile.name, TEE: g.attest.TEE(), Policy: policyDigest,
+		Settings: g.values(), Steps: g.steps,
 	}
 	if g.inputs.policy != nil {
 		r.PolicyFrom = g.inputs.policy.From
@@ -58,6 +68,30 @@ func (g *guest) writeReport(policyDigest string) error {
 	return nil
 }
 
+// values lists the settings and what else a guest is told from outside.
+func (g *guest) values() []config.Value {
+	list := append(g.cfg.Values(), config.Value{Key: "profile", Value: g.profile.name, From: "image"})
+	if g.profile.name == hostProfile {
+		list[len(list)-1].From = config.FromDefault
+	}
+	tee := config.Value{Key: "tee", Value: cmp.Or(g.opt.tee, g.profile.tee), From: "profile"}
+	switch {
+	case g.opt.tee != "":
+		tee.From = config.FromFlag
+	case g.tee != nil:
+		tee.Value = g.tee.TEE()
+	}
+	if g.profile.tee == "" && g.opt.tee == "" {
+		tee.From = "detection"
+	}
+	list = append(list, tee)
+	policy := config.Value{Key: "policy", From: config.FromDefault}
+	if p := g.inputs.policy; p != nil {
+		policy.Value, policy.From = fmt.Sprintf("%d bytes", len(p.Data)), p.From
+	}
+	return append(list, policy)
+}
+
 const configUsage = `usage: cocoon config [--json] [flags of cocoon guest]
 
 In a guest it shows the settings that are in force, as the running guest has
@@ -67,17 +101,22 @@ Each line is a key, where its value came from, and the value.
 
 // configMain shows the settings of a guest and returns an exit code.
 func configMain(args []string, out, errs io.Writer) int {
-	asJSON := len(args) > 0 && args[0] == "--json"
-	if asJSON {
-		args = args[1:]
-	}
-	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
-		if _, err := io.WriteString(out, configUsage); err != nil {
-			return 1
+	asJSON := false
+	flags := make([]string, 0, len(args))
+	for _, a := range args {
+		switch a {
+		case "--json", "-json":
+			asJSON = true
+		case "-h", "--help", "-help":
+			if _, err := io.WriteString(out, configUsage); err != nil {
+				return 1
+			}
+			return 0
+		default:
+			flags = append(flags, a)
 		}
-		return 0
 	}
-	o, err := parseOptions(args, errs)
+	o, err := parseOptionsOf("cocoon config", flags, errs)
 	if err != nil {
 		return 2 // it has said why
 	}
@@ -117,7 +156,10 @@ func settings(o options) ([]config.Value, error) {
 	if err := errors.Join(g.readFlags(), g.load()); err != nil {
 		return nil, err
 	}
-	return g.cfg.Values(), nil
+	if err := g.readPolicyFile(); err != nil {
+		return nil, err
+	}
+	return g.values(), nil
 }
 
 func printSettings(w io.Writer, values []config.Value, asJSON bool) error {

@@ -30,6 +30,7 @@ const (
 	FromCmdline Source = "kernel command line"
 	FromEnv     Source = "environment"
 	FromLaunch  Source = "launcher"
+	FromFlag    Source = "flag"
 )
 
 // ErrUnmeasured is returned when the command line carries a parameter that
@@ -66,6 +67,9 @@ type Inputs struct {
 	// RegistryAuth is the URI of registry credentials to use when cdh.toml
 	// names none; empty for anonymous pulls.
 	RegistryAuth string
+	// ServerAddr is the address that a flag names, which counts most; empty if
+	// none does.
+	ServerAddr string
 }
 
 // Config is the configuration of the guest. It is made by Load and must not be
@@ -105,6 +109,9 @@ func Load(in Inputs) (*Config, error) {
 	}
 	b := &builder{in: in, cfg: &Config{Cmdline: line, Agent: defaultAgent(), origin: map[string]Source{}}}
 	if err := b.agent(); err != nil {
+		return nil, err
+	}
+	if err := b.flags(); err != nil {
 		return nil, err
 	}
 	if err := b.cdh(); err != nil {
@@ -184,6 +191,17 @@ func (b *builder) agentEnv() error {
 		}
 		b.cfg.origin[k.toml] = FromEnv
 	}
+	return nil
+}
+
+func (b *builder) flags() error {
+	if b.in.ServerAddr == "" {
+		return nil
+	}
+	if err := setServerAddr(&b.cfg.Agent, b.in.ServerAddr); err != nil {
+		return fmt.Errorf("%s for server_addr: %w", FromFlag, err)
+	}
+	b.cfg.origin["server_addr"] = FromFlag
 	return nil
 }
 

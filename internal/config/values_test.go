@@ -4,6 +4,7 @@
 package config_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -94,5 +95,21 @@ func TestAnAddressIsWrittenAsItIsRead(t *testing.T) {
 		if err != nil || a.String() != text {
 			t.Errorf("%q became %q (%v)", text, a, err)
 		}
+	}
+}
+
+func TestAFlagCountsMost(t *testing.T) {
+	t.Parallel()
+	in := config.Inputs{Env: map[string]string{"KATA_AGENT_SERVER_ADDR": "unix:///env"}, ServerAddr: "unix:///flag"}
+	c, err := config.Load(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := value(t, c, "server_addr"), (config.Value{Key: "server_addr", Value: "unix:///flag", From: config.FromFlag}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	in.ServerAddr = "udp://1"
+	if _, err := config.Load(in); !errors.Is(err, config.ErrAddress) {
+		t.Errorf("a bad one: %v", err)
 	}
 }

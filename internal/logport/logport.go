@@ -26,6 +26,10 @@ const (
 	// writeLimit is how long a reader may take for one piece before it is
 	// taken for dead.
 	writeLimit = 30 * time.Second
+
+	// lastLimit is how long a reader may take for what is left when the guest
+	// ends. The end does not wait longer for the host.
+	lastLimit = time.Second
 )
 
 // Log collects lines until a reader comes. It implements io.Writer; each Write
@@ -106,13 +110,16 @@ func (l *Log) Serve(ctx context.Context, listener net.Listener) error {
 // feed writes lines until the reader goes. What it was given last may be lost.
 func (l *Log) feed(ctx context.Context, conn net.Conn) {
 	gone := make(chan struct{})
+	fed, done := context.WithCancel(context.WithoutCancel(ctx))
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		defer close(gone)
 		_, _ = conn.Read(make([]byte, 1)) // a reader has nothing to say: this ends with it
 	})
+	watch.Go(func() { cut(ctx, fed, conn) })
 	defer watch.Wait()
 	defer conn.Close()
+	defer done()
 	for {
 		select {
 		case <-l.more:
@@ -126,6 +133,23 @@ func (l *Log) feed(ctx context.Context, conn net.Conn) {
 		if write(conn, l.take()) != nil {
 			return
 		}
+	}
+}
+
+// cut closes the connection of a reader that has not taken everything lastLimit
+// after the end of ctx, unless fed ends before.
+func cut(ctx, fed context.Context, conn net.Conn) {
+	select {
+	case <-fed.Done():
+		return
+	case <-ctx.Done():
+	}
+	last := time.NewTimer(lastLimit)
+	defer last.Stop()
+	select {
+	case <-fed.Done():
+	case <-last.C:
+		_ = conn.Close() // ends a write, which tells
 	}
 }
 

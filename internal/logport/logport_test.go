@@ -149,3 +149,33 @@ func TestALogThatNobodyWillReadKeepsNothing(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 }
+
+func TestAReaderThatHangsHoldsUpNeitherLoggingNorTheEnd(t *testing.T) {
+	t.Parallel()
+	l, dial, stop := served(t)
+	c := dial()
+	defer c.Close()
+	line := strings.Repeat("x", 1023)
+	began := time.Now()
+	for range 16 * maxPending / 1024 { // more than the socket and the log hold
+		say(t, l, line)
+	}
+	stop()
+	if took := time.Since(began); took > writeLimit/2 {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAListenerThatFailsIsAnError(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := New().Serve(t.Context(), listener); err == nil || !strings.Contains(err.Error(), "reader of the log") {
+		t.Errorf("got %v", err)
+	}
+}
