@@ -24,7 +24,7 @@ const busyboxFile = "/bin/busybox"
 
 // busyboxDirs and busyboxApplets are what containers find beside the program.
 func busyboxDirs() []string    { return []string{"bin", "dev", "etc", "proc", "run", "sys", "tmp"} }
-func busyboxApplets() []string { return []string{"sh", "sleep", "true", "head"} }
+func busyboxApplets() []string { return []string{"sh", "sleep", "true", "dd"} }
 
 // busyboxRoot makes a root file system in dir.
 func busyboxRoot(dir string) error {
