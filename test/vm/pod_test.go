@@ -53,8 +53,8 @@ type pod struct {
 	machine *vm.Guest
 }
 
-// buildGuest builds the image of profile dev with the real binary.
-func buildGuest(t *testing.T) string {
+// buildGuest builds the image of a profile with the real binary.
+func buildGuest(t *testing.T, of string) string {
 	t.Helper()
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "cocoon")
@@ -64,7 +64,7 @@ func buildGuest(t *testing.T) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
-	p, err := profile.Named("dev")
+	p, err := profile.Named(of)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,8 +110,8 @@ func rootDisk(t *testing.T) string {
 	return disk
 }
 
-// startPod boots a guest as a cloud would and connects to its agent.
-func startPod(t *testing.T) *pod {
+// needMachine skips where there is no QEMU or no kernel.
+func needMachine(t *testing.T) {
 	t.Helper()
 	if _, err := os.Stat(qemu.Binary); err != nil {
 		t.Skipf("no QEMU: %v", err)
@@ -119,6 +119,12 @@ func startPod(t *testing.T) *pod {
 	if os.Getenv(lockVariable) == "" {
 		t.Skipf("%s is not set: run mkimage lock and point it to the lock file", lockVariable)
 	}
+}
+
+// startPod boots a guest as a cloud would and connects to its agent.
+func startPod(t *testing.T) *pod {
+	t.Helper()
+	needMachine(t)
 	ca, err := pki.NewAuthority("test authority")
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +143,7 @@ func startPod(t *testing.T) *pod {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := vm.Start(t.Context(), buildGuest(t), vm.Options{
+	g, err := vm.Start(t.Context(), buildGuest(t, "dev"), vm.Options{
 		CPUs: 2, MemoryMiB: 1024, Disks: []qemu.Disk{{File: data, ReadOnly: true}}, GuestPorts: []int{15150}, Accel: "",
 		Extra: []string{
 			"-device", "pci-bridge,id=bridge,chassis_nr=1,addr=0x10",

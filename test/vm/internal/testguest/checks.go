@@ -45,6 +45,7 @@ func checks(peer string) []check {
 		{"orphans are reaped", checkOrphans},
 		{"network", func() error { return checkNetwork(peer) }},
 		{"vsock loopback", checkVsock},
+		{"log stream", checkLogStream},
 		{"timeline", checkTimeline},
 	}
 }
