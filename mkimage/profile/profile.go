@@ -74,7 +74,7 @@ func devKata() Profile {
 		Cmdline: []string{
 			"console=ttyS0", "quiet", "panic=-1", "oops=panic", "net.ifnames=0", "cocoon.console=7",
 		},
-		Modules:   recipe.VirtualMachine(),
+		Modules:   slices.Concat(recipe.VirtualMachine(), recipe.SCSI()),
 		MemoryMiB: 512,
 	}
 }

@@ -22,6 +22,10 @@ func VirtualMachine() []Module {
 	)
 }
 
+// SCSI returns the drivers of the controller behind which a kata shim plugs in
+// disks, unless it is told to use virtio block devices.
+func SCSI() []Module { return required("virtio_scsi", "sd_mod") }
+
 // CDROM returns the drivers of the drives in which a host may hand over
 // user-data.
 func CDROM() []Module {

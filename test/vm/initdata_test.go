@@ -56,6 +56,7 @@ func TestAGuestOfAShimTakesInitdataFromADisk(t *testing.T) {
 	dir := buildGuest(t, "dev-kata")
 	for name, tc := range map[string]struct {
 		disks   []qemu.Disk
+		extra   []string // arguments of QEMU
 		expect  []string
 		refused bool
 	}{
@@ -66,12 +67,19 @@ func TestAGuestOfAShimTakesInitdataFromADisk(t *testing.T) {
 				`debug console that the settings ask for is not part of this profile`, `"msg":"ready"`,
 			},
 		},
-		"no disk":   {expect: []string{`"msg":"no initdata"`, "every request is refused", `"msg":"ready"`}},
+		"no disk": {expect: []string{`"msg":"no initdata"`, "every request is refused", `"msg":"ready"`}},
+		"a SCSI disk of somebody else": {
+			extra: []string{
+				"-device", "virtio-scsi-pci", "-drive", "if=none,id=other,format=raw,file=" + otherDisk(t).File, "-device", "scsi-hd,drive=other",
+			},
+			expect: []string{"Attached SCSI disk", `"msg":"no initdata"`, `"msg":"ready"`},
+		},
 		"two disks": {disks: []qemu.Disk{initdataDisk(t), initdataDisk(t)}, expect: []string{"two disks with initdata"}, refused: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, err := vm.Start(t.Context(), dir, vm.Options{
 				Disks:  tc.disks,
+				Extra:  tc.extra,
 				Append: []string{"agent.log=debug", "agent.log_vport=1025", "agent.debug_console", "agent.debug_console_vport=1026"},
 			})
 			if err != nil {
