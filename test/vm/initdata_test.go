@@ -68,11 +68,11 @@ func TestAGuestOfAShimTakesInitdataFromADisk(t *testing.T) {
 			},
 		},
 		"no disk": {expect: []string{`"msg":"no initdata"`, "every request is refused", `"msg":"ready"`}},
-		"a SCSI disk of somebody else": {
+		"a SCSI disk": {
 			extra: []string{
-				"-device", "virtio-scsi-pci", "-drive", "if=none,id=other,format=raw,file=" + otherDisk(t).File, "-device", "scsi-hd,drive=other",
+				"-device", "virtio-scsi-pci", "-drive", "if=none,id=scsi,format=raw,file=" + initdataDisk(t).File, "-device", "scsi-hd,drive=scsi",
 			},
-			expect: []string{"Attached SCSI disk", `"msg":"no initdata"`, `"msg":"ready"`},
+			expect: []string{"Attached SCSI disk", `"disk":"/dev/sda"`, `"from":"initdata"`, `"msg":"ready"`},
 		},
 		"two disks": {disks: []qemu.Disk{initdataDisk(t), initdataDisk(t)}, expect: []string{"two disks with initdata"}, refused: true},
 	} {
