@@ -32,7 +32,8 @@ type Disks struct {
 
 // Find reads the one disk that carries initdata, and returns its path too. The
 // disks are looked at once: their drivers are loaded before, and the kernel ends
-// the loading of a driver after it has looked for devices. A disk that begins like initdata and is none, or one that cannot be read, is an error, since the
+// the loading of a driver after it has looked for devices. A disk that begins
+// like initdata and is none, or one that cannot be read, is an error, since the
 // owner's document may be on it.
 func (d Disks) Find(opt Options) (doc *Document, disk string, err error) {
 	if d.Dir == "" {
