@@ -14,6 +14,7 @@ import (
 	"cocoon/agent/device"
 	"cocoon/agent/runtime"
 	"cocoon/agent/storage"
+	"cocoon/internal/mapper"
 )
 
 // maxContainers bounds the containers of a pod that exist at a time.
@@ -73,7 +74,7 @@ func newSandbox(d Deps) *sandbox {
 		devices:  d.Devices,
 		storages: storage.New(storage.Config{
 			Run: d.Paths.Run, PauseBinary: d.Paths.PauseBinary, Puller: d.Puller,
-			Devices: d.Devices, SecureMount: d.SecureMount, Sys: d.Paths.Sys, Log: d.Log,
+			Devices: d.Devices, SecureMount: d.SecureMount, Mapper: mapper.Mapper{}, Sys: d.Paths.Sys, Log: d.Log,
 		}),
 		copier:     copyfile.New(d.Paths.Shared),
 		oom:        newOOMQueue(),

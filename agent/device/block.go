@@ -7,8 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -147,4 +150,33 @@ func (f *Finder) Existing(path string) (Node, error) {
 		return Node{}, fmt.Errorf("device %q is not directly below /dev: %w", path[:min(len(path), maxText)], ErrInvalid)
 	}
 	return f.node(name, unix.S_IFBLK)
+}
+
+// partitionWait is how long the kernel may take to read a partition table.
+const partitionWait = time.Second
+
+// Partition waits for a partition of a disk, counted from 1. Errors wrap
+// ErrNotFound or ErrUnsuitable, or are the kernel's.
+func (f *Finder) Partition(ctx context.Context, disk Node, number int) (Node, error) {
+	name := filepath.Base(disk.Path)
+	part := fmt.Sprintf("%s%d", name, number)
+	if last := name[len(name)-1]; last >= '0' && last <= '9' {
+		part = fmt.Sprintf("%sp%d", name, number)
+	}
+	ctx, cancel := context.WithTimeout(ctx, partitionWait)
+	defer cancel()
+	var n Node
+	_, err := f.wait(ctx, fmt.Sprintf("partition %d of %q", number, disk.Path), func() (string, error) {
+		dir := filepath.Join(f.cfg.Sys, "class/block", name, part)
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		var err error
+		n, err = f.blockNode(dir)
+		if errors.Is(err, ErrNotFound) {
+			return "", nil
+		}
+		return n.Path, err
+	})
+	return n, err
 }

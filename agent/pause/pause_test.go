@@ -4,6 +4,7 @@
 package pause
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"os"
@@ -24,6 +25,9 @@ const exitCode = 7
 func TestMain(m *testing.M) {
 	if Wanted(os.Args) {
 		signal.Ignore(unix.SIGTERM, unix.SIGINT)
+		if _, err := os.Stdout.WriteString("ignoring\n"); err != nil {
+			os.Exit(1)
+		}
 		Run(context.Background())
 		os.Exit(exitCode)
 	}
@@ -37,12 +41,20 @@ func TestPauseEndsOrderlyOnASignal(t *testing.T) {
 			t.Parallel()
 			cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 			cmd.Args = []string{Path}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ignoring\n" {
+				t.Fatalf("%q (%v)", line, err)
+			}
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			again := time.NewTicker(10 * time.Millisecond)
+			// Not so often that a second one comes between Run and the exit.
+			again := time.NewTicker(200 * time.Millisecond)
 			defer again.Stop()
 			for {
 				select {

@@ -19,6 +19,8 @@ import (
 type Devices interface {
 	// Block waits for the disk at an address of the driver's bus.
 	Block(ctx context.Context, driver, address string) (device.Node, error)
+	// Partition waits for a partition of a disk, counted from 1.
+	Partition(ctx context.Context, disk device.Node, number int) (device.Node, error)
 	// Existing returns the disk with a name below /dev.
 	Existing(path string) (device.Node, error)
 }
@@ -43,6 +45,8 @@ func diskFileSystems() []string {
 	return []string{"ext4", "ext3", "ext2", "xfs", "btrfs", "erofs", "squashfs"}
 }
 
+func isDiskFileSystem(name string) bool { return slices.Contains(diskFileSystems(), name) }
+
 // block mounts the file system on a disk of the host: a volume, or a
 // container's root. Everything on it is the host's word unless the policy
 // demands encryption.
@@ -51,7 +55,7 @@ func (m *Manager) block(ctx context.Context, r request) (releaseFunc, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(diskFileSystems(), r.GetFstype()) {
+	if !isDiskFileSystem(r.GetFstype()) {
 		return nil, fmt.Errorf("file system %q on a disk: %w", r.GetFstype(), ErrInvalid)
 	}
 	opts, err := ParseOptions(r.GetOptions())

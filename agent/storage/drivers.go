@@ -17,6 +17,7 @@ import (
 type request struct {
 	owner string
 	*agentpb.Storage
+	layers []*agentpb.Storage // of the driver for layers
 }
 
 // releaseFunc undoes what a driver did. It may be called again after an error.
@@ -47,6 +48,7 @@ func (m *Manager) table() map[string]driver {
 		driverOverlay:   m.overlay,
 		DriverImagePull: m.imagePull,
 		driverVirtioFS:  m.virtioFS,
+		DriverLayers:    m.multiLayer,
 
 		device.DriverBlk:     m.block,
 		device.DriverBlkCCW:  m.block,

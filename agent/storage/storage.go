@@ -55,6 +55,9 @@ type Config struct {
 	// SecureMount encrypts disks. When it is nil, a storage that asks for it is
 	// ErrNoEncryption.
 	SecureMount SecureMounter
+	// Mapper has the kernel check layers. When it is nil, a layer that asks for
+	// it is an error.
+	Mapper Mapper
 	// Sys is where sysfs is mounted; "" means /sys.
 	Sys string
 	// Log gets one line for each life-cycle event; no options, which may hold
@@ -115,8 +118,9 @@ func (m *Manager) Attach(ctx context.Context, owner string, list []*agentpb.Stor
 	if len(list) > maxStorages {
 		return fmt.Errorf("attach %d storages: %w", len(list), ErrTooMany)
 	}
+	list, members := joinLayers(list)
 	for i, s := range list {
-		if err := m.attachOne(ctx, owner, s); err != nil {
+		if err := m.attachOne(ctx, owner, s, members); err != nil {
 			undo := context.WithoutCancel(ctx)
 			return errors.Join(err, m.drop(undo, owner, i))
 		}
@@ -152,7 +156,31 @@ func (m *Manager) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (m *Manager) attachOne(ctx context.Context, owner string, s *agentpb.Storage) error {
+// joinLayers replaces the layers of a container's root by one storage, where
+// the first of them stands.
+func joinLayers(list []*agentpb.Storage) (joined, members []*agentpb.Storage) {
+	at := -1
+	for _, s := range list {
+		if !isLayer(s) {
+			joined = append(joined, s)
+			continue
+		}
+		if members = append(members, s); at < 0 {
+			at = len(joined)
+			joined = append(joined, s)
+		}
+	}
+	if at >= 0 {
+		root := &agentpb.Storage{Driver: DriverLayers, Source: members[0].GetSource(), MountPoint: members[0].GetMountPoint()}
+		if g, err := parseLayers(members); err == nil {
+			root.MountPoint = g.target
+		}
+		joined[at] = root
+	}
+	return joined, members
+}
+
+func (m *Manager) attachOne(ctx context.Context, owner string, s *agentpb.Storage, layers []*agentpb.Storage) error {
 	if s == nil {
 		return fmt.Errorf("empty storage: %w", ErrInvalid)
 	}
@@ -170,7 +198,7 @@ func (m *Manager) attachOne(ctx context.Context, owner string, s *agentpb.Storag
 	if !first {
 		return m.join(ctx, owner, s.GetMountPoint(), e)
 	}
-	release, err := drive(ctx, request{owner: owner, Storage: s})
+	release, err := drive(ctx, request{owner: owner, Storage: s, layers: layers})
 	if err != nil {
 		// What a puller says is for the pod's owner, who does not know the path.
 		if s.GetDriver() != DriverImagePull {
@@ -207,7 +235,7 @@ func (m *Manager) acquire(ctx context.Context, owner string, s *agentpb.Storage)
 		}
 	}
 	defer m.mu.Unlock()
-	if e != nil && (e.driver != s.GetDriver() || e.source != s.GetSource() || e.driver == DriverImagePull) {
+	if e != nil && (e.driver != s.GetDriver() || e.source != s.GetSource() || e.driver == DriverImagePull || e.driver == DriverLayers) {
 		return nil, false, fmt.Errorf("storage %q: another storage is attached at %q: %w", s.GetDriver(), point, ErrInvalid)
 	}
 	if e == nil {

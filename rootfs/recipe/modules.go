@@ -12,13 +12,13 @@ type Module struct {
 
 // VirtualMachine returns the modules that any guest under QEMU needs: devices,
 // the channels to the host, overlay roots, pod networks and the file systems of
-// disks that the host plugs in.
+// disks that the host plugs in, with what checks them.
 func VirtualMachine() []Module {
 	return required(
 		"virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "virtio_rng",
 		"overlay", "vsock_loopback", "vmw_vsock_virtio_transport",
 		"veth", "vxlan", "loop", "isofs", "configfs",
-		"ext4", "erofs",
+		"ext4", "erofs", "dm_verity",
 	)
 }
 

@@ -85,6 +85,16 @@ func buildGuest(t *testing.T, of string) string {
 // runtime mounts on.
 func rootDisk(t *testing.T) string {
 	t.Helper()
+	disk := filepath.Join(t.TempDir(), "root.img")
+	if err := volume.Ext4(t.Context(), disk, rootTree(t), 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	return disk
+}
+
+// rootTree is the content of such a disk.
+func rootTree(t *testing.T) string {
+	t.Helper()
 	content := t.TempDir()
 	for _, dir := range []string{"bin", "proc", "dev", "sys/fs/cgroup", "run", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(content, dir), 0o755); err != nil {
@@ -103,11 +113,7 @@ func rootDisk(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	disk := filepath.Join(t.TempDir(), "root.img")
-	if err := volume.Ext4(t.Context(), disk, content, 16<<20); err != nil {
-		t.Fatal(err)
-	}
-	return disk
+	return content
 }
 
 // needMachine skips where there is no QEMU or no kernel.
@@ -121,8 +127,17 @@ func needMachine(t *testing.T) {
 	}
 }
 
-// startPod boots a guest as a cloud would and connects to its agent.
-func startPod(t *testing.T) *pod {
+// disk returns the arguments of QEMU for a disk in a slot behind the bridge.
+func disk(name string, slot int, file string) []string {
+	return []string{
+		"-drive", "if=none,id=" + name + ",format=raw,readonly=on,file=" + file,
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,bus=bridge,addr=%#x", name, slot),
+	}
+}
+
+// startPod boots a guest as a cloud would, with disks behind a bridge, and
+// connects to its agent.
+func startPod(t *testing.T, disks ...string) *pod {
 	t.Helper()
 	needMachine(t)
 	ca, err := pki.NewAuthority("test authority")
@@ -145,11 +160,7 @@ func startPod(t *testing.T) *pod {
 	}
 	g, err := vm.Start(t.Context(), buildGuest(t, "dev"), vm.Options{
 		CPUs: 2, MemoryMiB: 1024, Disks: []qemu.Disk{{File: data, ReadOnly: true}}, GuestPorts: []int{15150}, Accel: "",
-		Extra: []string{
-			"-device", "pci-bridge,id=bridge,chassis_nr=1,addr=0x10",
-			"-drive", "if=none,id=root,format=raw,readonly=on,file=" + rootDisk(t),
-			"-device", "virtio-blk-pci,drive=root,bus=bridge,addr=0x1",
-		},
+		Extra: append([]string{"-device", "pci-bridge,id=bridge,chassis_nr=1,addr=0x10"}, disks...),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -241,7 +252,8 @@ func (p *pod) resident() int {
 // of the host, and everything that a shim asks for, much of it at once.
 func TestAPodUnderLoad(t *testing.T) {
 	t.Parallel()
-	p := startPod(t)
+	needMachine(t)
+	p := startPod(t, disk("root", 1, rootDisk(t))...)
 	ctx, cancel := context.WithTimeout(t.Context(), podLimit)
 	defer cancel()
 	if err := p.CreateSandbox(ctx, "pod"); err != nil {

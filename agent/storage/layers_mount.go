@@ -1,0 +1,247 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cocoon/agent/device"
+	"cocoon/internal/mapper"
+	"cocoon/internal/safepath"
+)
+
+// Mapper makes devices whose blocks the kernel checks. mapper.Mapper is one.
+type Mapper interface {
+	ReadOnly(ctx context.Context, name string, t mapper.Target) (node string, err error)
+	Remove(name string) error
+}
+
+// layersDir is where the layers of a container are mounted, in its bundle.
+const layersDir = "multi-layer"
+
+// maxMapped is the longest name of a mapped device that peers expect.
+const maxMapped = 127
+
+// assembly is a group of layers on its way to a root.
+type assembly struct {
+	m     *Manager
+	base  string        // real path
+	undo  []releaseFunc // in the order of the steps
+	upper string        // real path of what takes changes
+	lower []string      // real paths, the top first
+}
+
+// multiLayer joins the layers of a request to a container's root.
+func (m *Manager) multiLayer(ctx context.Context, r request) (_ releaseFunc, err error) {
+	if r.owner == "" {
+		return nil, fmt.Errorf("layers belong to a container: %w", ErrInvalid)
+	}
+	g, err := parseLayers(r.layers)
+	if err != nil {
+		return nil, err
+	}
+	at, err := m.makeDir(path.Join(m.cfg.Run, r.owner, layersDir))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, at.close()) }()
+	a := &assembly{m: m}
+	if a.base, err = at.realPath(); err != nil {
+		return nil, err
+	}
+	a.undo = append(a.undo, func(context.Context) error { return RemoveTree(a.base) })
+	if err := a.build(ctx, g); err != nil {
+		return nil, errors.Join(err, a.release(context.WithoutCancel(ctx)))
+	}
+	return a.release, nil
+}
+
+// release undoes the steps, the last first. What cannot be undone stops it, so
+// that a layer is never taken from below a root that is mounted.
+func (a *assembly) release(ctx context.Context) error {
+	for len(a.undo) > 0 {
+		last := len(a.undo) - 1
+		if err := a.undo[last](ctx); err != nil {
+			return err
+		}
+		a.undo = a.undo[:last]
+	}
+	return nil
+}
+
+func (a *assembly) build(ctx context.Context, g layers) error {
+	if err := a.mountUpper(ctx, g.upper); err != nil {
+		return fmt.Errorf("upper layer: %w", err)
+	}
+	for i, l := range g.lowers {
+		if err := a.mountLower(ctx, i, l); err != nil {
+			return fmt.Errorf("layer %d: %w", i, err)
+		}
+	}
+	for _, t := range g.mkdirs {
+		if err := a.mkdir(t); err != nil {
+			return err
+		}
+	}
+	return a.overlay(g.target)
+}
+
+func (a *assembly) mountUpper(ctx context.Context, l *layer) error {
+	dir := filepath.Join(a.base, "upper")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	a.upper = dir
+	if l != nil {
+		opts, err := ParseOptions(l.options)
+		if err != nil {
+			return err
+		}
+		disk, err := a.disk(ctx, *l)
+		if err != nil {
+			return err
+		}
+		if err := a.mount(disk.Path, dir, "ext4", opts); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		// A disk of the host may hold a link there.
+		if st, err := os.Lstat(filepath.Join(dir, name)); err != nil || !st.IsDir() {
+			return errors.Join(fmt.Errorf("%q of the disk is no directory: %w", name, ErrInvalid), err)
+		}
+	}
+	return nil
+}
+
+func (a *assembly) mountLower(ctx context.Context, i int, l layer) error {
+	opts, err := ParseOptions(l.options)
+	if err != nil {
+		return err
+	}
+	opts.Flags |= unix.MS_RDONLY
+	if !isDiskFileSystem(l.GetFstype()) {
+		return fmt.Errorf("file system %q on a disk: %w", l.GetFstype(), ErrInvalid)
+	}
+	disk, err := a.disk(ctx, l)
+	if err != nil {
+		return err
+	}
+	node := disk.Path
+	if l.verity != nil {
+		if node, err = a.checked(ctx, disk, l); err != nil {
+			return err
+		}
+	}
+	dir := filepath.Join(a.base, fmt.Sprintf("lower-%d", i))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := a.mount(node, dir, l.GetFstype(), opts); err != nil {
+		return err
+	}
+	a.lower = append(a.lower, dir)
+	return nil
+}
+
+// disk finds a layer's disk or partition.
+func (a *assembly) disk(ctx context.Context, l layer) (device.Node, error) {
+	if a.m.cfg.Devices == nil {
+		return device.Node{}, errors.New("this agent has nothing to find disks with")
+	}
+	n, err := a.m.cfg.Devices.Block(ctx, l.driverOf(), l.GetSource())
+	if err == nil && l.partition > 0 {
+		n, err = a.m.cfg.Devices.Partition(ctx, n, l.partition)
+	}
+	if errors.Is(err, device.ErrInvalid) {
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return n, err
+}
+
+// checked has the kernel check every block of a layer against its root hash.
+func (a *assembly) checked(ctx context.Context, disk device.Node, l layer) (string, error) {
+	if a.m.cfg.Mapper == nil {
+		return "", errors.New("this agent has no device mapper")
+	}
+	name := fmt.Sprintf("kata-verity-%s-off%d-%x", filepath.Base(disk.Path), l.verity.DataBlocks*l.verity.DataBlock, l.verity.RootHash)
+	name = name[:min(len(name), maxMapped)]
+	// One of that name is left over from a container that is gone.
+	if err := a.m.cfg.Mapper.Remove(name); err != nil {
+		return "", err
+	}
+	node, err := a.m.cfg.Mapper.ReadOnly(ctx, name, mapper.Target{Type: "verity", Sectors: l.verity.Sectors(), Params: l.verity.Table(disk.Number())})
+	if err != nil {
+		return "", err
+	}
+	a.undo = append(a.undo, func(context.Context) error { return a.m.cfg.Mapper.Remove(name) })
+	return node, nil
+}
+
+// mount mounts on a directory of this assembly, which nobody else can reach
+// before the container runs.
+func (a *assembly) mount(source, dir, fstype string, opts Options) error {
+	if opts.Flags&(unix.MS_BIND|unix.MS_REMOUNT) != 0 || opts.Propagation != 0 {
+		return fmt.Errorf("bind, remount and propagation are not for layers: %w", ErrInvalid)
+	}
+	if err := unix.Mount(source, dir, fstype, opts.Flags, joinWords(opts.Data)); err != nil {
+		return fmt.Errorf("mount %q (%s): %w", source, fstype, err)
+	}
+	a.undo = append(a.undo, func(context.Context) error { return unmount(dir) })
+	return nil
+}
+
+// mkdir makes a directory that a template names. Links on the way stay inside
+// of the mount.
+func (a *assembly) mkdir(template string) error {
+	mount, below, err := expand(template)
+	if err != nil {
+		return err
+	}
+	top := a.upper
+	if mount == 1 {
+		top = a.lower[0]
+	}
+	root, err := safepath.OpenRoot(top)
+	if err != nil {
+		return err
+	}
+	dir, err := root.MkdirAll(below, 0o755)
+	if err == nil {
+		err = dir.Close()
+	}
+	if err = errors.Join(err, root.Close()); err != nil {
+		return fmt.Errorf("make directory %q: %w", template, err)
+	}
+	return nil
+}
+
+// overlay mounts all layers on the container's root.
+func (a *assembly) overlay(target string) (err error) {
+	at, err := a.m.makeDir(target)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, at.close()) }()
+	data := []string{
+		"lowerdir=" + strings.Join(a.lower, ":"), "upperdir=" + filepath.Join(a.upper, "upper"), "workdir=" + filepath.Join(a.upper, "work"),
+	}
+	real, err := mountAt(mountSpec{source: "overlay", fstype: "overlay", at: at, opts: Options{Data: data}})
+	if err != nil {
+		return err
+	}
+	a.undo = append(a.undo, unmountAndRemove(real))
+	return nil
+}

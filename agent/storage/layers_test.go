@@ -1,0 +1,210 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"cocoon/agent/device"
+	"cocoon/internal/mapper"
+	"cocoon/internal/wire/agentpb"
+)
+
+const rootHash = "abababababababababababababababababababababababababababababababab"
+
+// Partition of a test's disks: "node pN".
+func (d disks) Partition(_ context.Context, disk device.Node, number int) (device.Node, error) {
+	if n, ok := d[fmt.Sprintf("%s p%d", disk.Path, number)]; ok {
+		return n, nil
+	}
+	return device.Node{}, fmt.Errorf("partition %d: %w", number, device.ErrNotFound)
+}
+
+// checker is a Mapper whose devices are the disks themselves.
+type checker struct {
+	node    string
+	made    []mapper.Target
+	names   []string
+	removed []string
+	fail    error
+}
+
+func (c *checker) ReadOnly(_ context.Context, name string, t mapper.Target) (string, error) {
+	if c.fail != nil {
+		return "", c.fail
+	}
+	c.made, c.names = append(c.made, t), append(c.names, name)
+	return c.node, nil
+}
+
+func (c *checker) Remove(name string) error {
+	c.removed = append(c.removed, name)
+	return nil
+}
+
+func lower(run string, options ...string) *agentpb.Storage {
+	return &agentpb.Storage{
+		Driver: "blk", Source: "02/01", Fstype: "ext4", MountPoint: run + "/c1/rootfs",
+		Options: append([]string{"X-kata.multi-layer=true", "X-kata.overlay-lower"}, options...),
+	}
+}
+
+func upper(run string) *agentpb.Storage {
+	return &agentpb.Storage{
+		Driver: "blk", Source: "02/02", Fstype: "ext4", MountPoint: run + "/c1/rootfs",
+		Options: []string{"X-kata.multi-layer=true", "X-kata.overlay-upper", "X-kata.mkdir.path={{ mount 0 }}/upper/etc:{{ mount 0 }}/upper/var/lib"},
+	}
+}
+
+func verified() []string {
+	return []string{
+		"X-kata.gpt-partitioned=true", "X-kata.partition-number=2", "X-kata.dmverity-enabled=true",
+		"X-kata.dmverity.roothash=" + rootHash, "X-kata.dmverity.hashoffset=4194304",
+	}
+}
+
+func TestLayersBecomeARootAndAreReleased(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	bottom, top, changes := loopDisk(t, ext4(t)), loopDisk(t, ext4(t)), loopDisk(t, ext4(t))
+	c := &checker{node: top.Path}
+	m.cfg.Mapper = c
+	m.cfg.Devices = disks{"blk 02/01": bottom, "scsi 0:1": bottom, bottom.Path + " p2": top, bottom.Path + " p7": bottom, "blk 02/02": changes}
+	low := lower(run, "X-kata.gpt-partitioned=true", "X-kata.partition-number=7")
+	low.Driver, low.Source = "scsi", "0:1"
+	attach(t, m, "c1", low, upper(run), lower(run, verified()...), tmpfs(run+"/c1/other"))
+	root := run + "/c1/rootfs"
+	for _, name := range []string{"hello", "etc", "var/lib"} {
+		if _, err := os.Stat(filepath.Join(root, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	write(t, root+"/new", "a change")
+	if b, err := os.ReadFile(run + "/c1/multi-layer/upper/upper/new"); err != nil || string(b) != "a change" {
+		t.Errorf("the upper layer has %q (%v)", b, err)
+	}
+	want := mapper.Target{Type: "verity", Sectors: 8192, Params: "1 " + top.Number() + " " + top.Number() + " 4096 4096 1024 1025 sha256 " + rootHash + " -"}
+	name := "kata-verity-" + filepath.Base(top.Path) + "-off4194304-" + rootHash
+	if len(c.made) != 1 || c.made[0] != want || c.names[0] != name {
+		t.Errorf("%q %+v\nwant %q %+v", c.names, c.made, name, want)
+	}
+	detach(t, m, "c1")
+	gone(t, root)
+	gone(t, run+"/c1/multi-layer")
+	if !slices.Equal(c.removed, []string{name, name}) {
+		t.Errorf("removed %q", c.removed)
+	}
+}
+
+func TestWithoutAnUpperLayerChangesStayInMemory(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	m.cfg.Devices = disks{"blk 02/01": loopDisk(t, ext4(t))}
+	l := lower(run)
+	l.Driver, l.Options = DriverLayers, []string{"X-kata.overlay-lower"}
+	attach(t, m, "c1", l)
+	write(t, run+"/c1/rootfs/new", "x")
+	detach(t, m, "c1")
+	gone(t, run+"/c1/multi-layer")
+}
+
+func TestLayersThatAreNotSoundAreRefusedAndLeaveNothing(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	disk := loopDisk(t, ext4(t))
+	c := &checker{node: disk.Path}
+	m.cfg.Mapper = c
+	m.cfg.Devices = disks{"blk 02/01": disk, "blk 02/02": disk, disk.Path + " p2": disk}
+	with := func(without string, more ...string) []*agentpb.Storage {
+		options := slices.DeleteFunc(verified(), func(o string) bool { return without != "" && strings.HasPrefix(o, without) })
+		return []*agentpb.Storage{lower(run, append(options, more...)...)}
+	}
+	changed := func(s *agentpb.Storage, change func(*agentpb.Storage)) *agentpb.Storage { change(s); return s }
+	many := slices.Repeat([]*agentpb.Storage{lower(run)}, maxGroup+1)
+	for what, tc := range map[string]struct {
+		list []*agentpb.Storage
+		want error
+	}{
+		"only an upper layer":       {[]*agentpb.Storage{upper(run)}, ErrInvalid},
+		"two upper layers":          {[]*agentpb.Storage{upper(run), upper(run), lower(run)}, ErrInvalid},
+		"upper and lower":           {[]*agentpb.Storage{lower(run, "X-kata.overlay-upper")}, ErrInvalid},
+		"upper of another kind":     {[]*agentpb.Storage{lower(run), changed(upper(run), func(s *agentpb.Storage) { s.Fstype = "xfs" })}, ErrInvalid},
+		"too many":                  {many, ErrInvalid},
+		"unknown word":              {[]*agentpb.Storage{lower(run, "X-kata.encrypted=true")}, ErrInvalid},
+		"partition without table":   {[]*agentpb.Storage{lower(run, "X-kata.partition-number=2")}, ErrInvalid},
+		"table without partition":   {[]*agentpb.Storage{lower(run, "X-kata.gpt-partitioned=true")}, ErrInvalid},
+		"partition zero":            {[]*agentpb.Storage{lower(run, "X-kata.gpt-partitioned=true", "X-kata.partition-number=0")}, ErrInvalid},
+		"partition of nobody":       {[]*agentpb.Storage{lower(run, "X-kata.gpt-partitioned=true", "X-kata.partition-number=9")}, device.ErrNotFound},
+		"no root hash":              {with("X-kata.dmverity.roothash"), ErrInvalid},
+		"no hash offset":            {with("X-kata.dmverity.hashoffset"), ErrInvalid},
+		"verity not asked for":      {with("X-kata.dmverity-enabled"), ErrInvalid},
+		"verity of the whole disk":  {[]*agentpb.Storage{lower(run, "X-kata.dmverity-enabled=true", "X-kata.dmverity.roothash="+rootHash)}, ErrInvalid},
+		"short root hash":           {with("X-kata.dmverity.roothash", "X-kata.dmverity.roothash=abab"), ErrInvalid},
+		"odd offset":                {with("X-kata.dmverity.hashoffset", "X-kata.dmverity.hashoffset=4097"), ErrInvalid},
+		"unknown algorithm":         {with("", "X-kata.dmverity.algorithm=crc32"), ErrInvalid},
+		"unknown hash type":         {with("", "X-kata.dmverity.hashtype=0"), ErrInvalid},
+		"unknown parameter":         {with("", "X-kata.dmverity.forgive=true"), ErrInvalid},
+		"salt of letters":           {with("", "X-kata.dmverity.salt=xyz"), ErrInvalid},
+		"block of nothing":          {with("", "X-kata.dmverity.blocksize=0"), ErrInvalid},
+		"directory elsewhere":       {[]*agentpb.Storage{lower(run, "X-kata.mkdir.path=/etc/x")}, ErrInvalid},
+		"directory that leads up":   {[]*agentpb.Storage{lower(run, "X-kata.mkdir.path={{ mount 0 }}/../../x")}, ErrInvalid},
+		"the mount as directory":    {[]*agentpb.Storage{lower(run, "X-kata.mkdir.path={{ mount 0 }}/")}, ErrInvalid},
+		"bind mount":                {[]*agentpb.Storage{lower(run, "bind")}, ErrInvalid},
+		"file system of no disk":    {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.Fstype = "proc" })}, ErrInvalid},
+		"target outside":            {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.MountPoint = "/etc" })}, ErrInvalid},
+		"another file system in it": {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.Fstype = "squashfs" })}, nil},
+	} {
+		err := m.Attach(t.Context(), "c1", tc.list)
+		if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", what, err, tc.want)
+		}
+		gone(t, run+"/c1/rootfs")
+		gone(t, run+"/c1/multi-layer")
+	}
+	c.fail = errors.New("the kernel does not want to")
+	if err := m.Attach(t.Context(), "c1", with("")); !errors.Is(err, c.fail) {
+		t.Error(err)
+	}
+	m.cfg.Mapper = nil
+	if err := m.Attach(t.Context(), "c1", with("")); err == nil {
+		t.Error("layers are used unchecked where nothing checks them")
+	}
+	if err := m.Attach(t.Context(), "", []*agentpb.Storage{lower(run)}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("layers of the sandbox: %v", err)
+	}
+	gone(t, run+"/c1/multi-layer")
+}
+
+func FuzzParseLayers(f *testing.F) {
+	f.Add("blk", "erofs", strings.Join(append(verified(), "X-kata.multi-layer=true", "X-kata.dmverity.salt=-"), "\n"))
+	f.Add("erofs.multi-layer", "ext4", "X-kata.overlay-lower\nX-kata.mkdir.path={{ mount 1 }}/a:{{ mount 0 }}/b")
+	f.Fuzz(func(t *testing.T, driver, fstype, options string) {
+		g, err := parseLayers([]*agentpb.Storage{{Driver: driver, Fstype: fstype, Options: strings.Split(options, "\n")}})
+		if err != nil {
+			return
+		}
+		for _, l := range g.lowers {
+			for _, o := range l.options {
+				if strings.HasPrefix(o, kataWord) {
+					t.Fatalf("option %q would reach the mount", o)
+				}
+			}
+			if l.verity != nil && l.verity.Check() != nil {
+				t.Fatalf("%+v", l.verity)
+			}
+		}
+		for _, template := range g.mkdirs {
+			if _, below, err := expand(template); err == nil && !filepath.IsLocal(below) {
+				t.Fatalf("%q leads to %q", template, below)
+			}
+		}
+	})
+}

@@ -1,0 +1,97 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package verity
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"io"
+	"math/bits"
+)
+
+// superblockSize is what stands before the tree, padded to a block.
+const superblockSize = 512
+
+// Build reads p.DataBlocks blocks from data and returns the tree as it stands
+// on a device, the root's level first, and sets p.RootHash. It keeps the tree
+// in memory, a hundredth of the data. The same data give the same bytes.
+func (p *Params) Build(data io.Reader) ([]byte, error) {
+	h, err := newHash(p.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	p.RootHash = make([]byte, h().Size())
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	b := builder{hash: h(), salt: p.Salt, block: p.HashBlock}
+	level, err := b.hashAll(data, p.DataBlock, p.DataBlocks)
+	if err != nil {
+		return nil, fmt.Errorf("read data: %w", err)
+	}
+	var levels [][]byte
+	for blocks := p.DataBlocks; blocks > 1; {
+		levels = append(levels, level)
+		blocks = uint64(len(level)) / p.HashBlock
+		if level, err = b.hashAll(bytes.NewReader(level), p.HashBlock, blocks); err != nil {
+			return nil, err
+		}
+	}
+	copy(p.RootHash, level)
+	var tree []byte
+	for i := range levels {
+		tree = append(tree, levels[len(levels)-1-i]...)
+	}
+	return tree, nil
+}
+
+// builder hashes blocks into blocks of hashes.
+type builder struct {
+	hash  hash.Hash
+	salt  []byte
+	block uint64
+}
+
+// hashAll returns the hashes of all blocks, padded as a level of the tree: each
+// hash to a power of two, each block of them with zeros.
+func (b builder) hashAll(r io.Reader, size, blocks uint64) ([]byte, error) {
+	slot := uint64(1) << bits.Len(uint(b.hash.Size()-1))
+	perBlock := b.block / slot
+	out := make([]byte, 0, (blocks+perBlock-1)/perBlock*b.block)
+	buf := make([]byte, size)
+	for i := range blocks {
+		if _, err := io.ReadFull(r, buf); err != nil {
+			return nil, fmt.Errorf("block %d of %d: %w", i, blocks, err)
+		}
+		b.hash.Reset()
+		b.hash.Write(b.salt)
+		b.hash.Write(buf)
+		start := len(out)
+		out = b.hash.Sum(out)
+		out = append(out, make([]byte, slot-uint64(len(out)-start))...)
+	}
+	if rest := uint64(len(out)) % b.block; rest != 0 {
+		out = append(out, make([]byte, b.block-rest)...)
+	}
+	return out, nil
+}
+
+// Superblock returns what stands at the beginning of the hash area, a whole
+// block of it, in version 1 of the format. uuid is the owner's choice.
+func (p Params) Superblock(uuid [16]byte) []byte {
+	b := make([]byte, max(superblockSize, p.HashBlock))
+	copy(b, "verity\x00\x00")
+	binary.LittleEndian.PutUint32(b[8:], 1)  // version
+	binary.LittleEndian.PutUint32(b[12:], 1) // hash type: salt first
+	copy(b[16:32], uuid[:])
+	copy(b[32:64], p.Algorithm)
+	binary.LittleEndian.PutUint32(b[64:], uint32(p.DataBlock))
+	binary.LittleEndian.PutUint32(b[68:], uint32(p.HashBlock))
+	binary.LittleEndian.PutUint64(b[72:], p.DataBlocks)
+	binary.LittleEndian.PutUint16(b[80:], uint16(len(p.Salt)))
+	copy(b[88:88+maxSalt], p.Salt)
+	return b
+}
