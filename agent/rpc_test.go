@@ -217,7 +217,7 @@ func TestGuestDetails(t *testing.T) {
 	d := r.GetAgentDetails()
 	if d.GetVersion() != "4.1.0" || !d.GetSupportsSeccomp() || !slices.Equal(d.GetDeviceHandlers(), deviceTypes()) ||
 		!slices.Equal(d.GetStorageHandlers(), []string{
-			"bind", "blk", "blk-ccw", "ephemeral", "erofs.multi-layer", "image_guest_pull", "local", "mmioblk", "nvdimm", "overlayfs", "scsi", "virtio-fs",
+			"bind", "blk", "blk-ccw", "ephemeral", "erofs.multi-layer", "image_guest_pull", "local", "mmioblk", "nvdimm", "overlayfs", "scsi", "virtio-fs", "watchable-bind",
 		}) {
 		t.Errorf("details: %v", d)
 	}

@@ -49,6 +49,7 @@ func (m *Manager) table() map[string]driver {
 		DriverImagePull: m.imagePull,
 		driverVirtioFS:  m.virtioFS,
 		DriverLayers:    m.multiLayer,
+		driverWatch:     m.watch,
 
 		device.DriverBlk:     m.block,
 		device.DriverBlkCCW:  m.block,
