@@ -26,10 +26,12 @@ import (
 	"cocoon/attest/tee"
 	"cocoon/cdh"
 	"cocoon/cdh/rest"
+	"cocoon/cdh/volume"
 	"cocoon/imagers"
 	"cocoon/internal/config"
 	"cocoon/internal/console"
 	"cocoon/internal/logport"
+	"cocoon/internal/mapper"
 	"cocoon/internal/stage"
 	"cocoon/rootfs/boot"
 )
@@ -233,6 +235,9 @@ func (g *guest) startAgent(context.Context) error {
 	}
 	g.agent, err = agent.New(agent.Deps{
 		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images, g.cfg.Agent.ImagePullTimeout}, Unsealer: g.hub,
+		SecureMount: volume.New(volume.Config{
+			Mapper: mapper.Mapper{}, Integrity: g.cfg.Agent.SecureStorageIntegrity, Log: g.log.With("subsystem", "volume"),
+		}),
 		Devices: device.New(device.Config{Sys: paths.Sys, Timeout: g.cfg.Agent.HotplugTimeout}),
 		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log,
 	})

@@ -27,9 +27,10 @@ type Devices interface {
 
 // SecureMounter encrypts disks. The confidential data hub is one.
 type SecureMounter interface {
-	// SecureMount formats an empty disk ("major:minor") with a key that exists
-	// only in memory, and mounts the ext4 file system of the encrypted device
-	// on target. The function that it returns undoes both.
+	// SecureMount encrypts the disk at the path of a node with a key that exists
+	// only in memory, makes an ext4 file system on it and mounts it on target.
+	// What was on the disk is lost. The function that it returns undoes it, and
+	// with the key everything on the disk is lost again.
 	SecureMount(ctx context.Context, disk, target string) (func(context.Context) error, error)
 }
 
@@ -162,7 +163,7 @@ func (m *Manager) secureDisk(ctx context.Context, disk device.Node, r request) (
 	if err != nil {
 		return nil, err
 	}
-	undo, err := m.cfg.SecureMount.SecureMount(ctx, disk.Number(), real)
+	undo, err := m.cfg.SecureMount.SecureMount(ctx, disk.Path, real)
 	if err != nil {
 		return nil, errors.Join(err, removeDir(real))
 	}

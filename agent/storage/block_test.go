@@ -255,7 +255,7 @@ func TestADiskIsEncryptedWhereTheHostAsksForIt(t *testing.T) {
 	s := disk(run, "ext4", "ro")
 	s.DriverOptions = []string{"create_filesystem", "encryption_key=ephemeral"}
 	attach(t, m, "c", s)
-	if len(v.asked) != 1 || v.asked[0] != "254:3 dm9s" {
+	if len(v.asked) != 1 || v.asked[0] != "/dev/vdx dm9s" {
 		t.Errorf("asked for %q", v.asked)
 	}
 	detach(t, m, "c")

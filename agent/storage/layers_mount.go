@@ -182,7 +182,7 @@ func (a *assembly) checked(ctx context.Context, disk device.Node, l layer) (stri
 	if err := a.m.cfg.Mapper.Remove(name); err != nil {
 		return "", err
 	}
-	node, err := a.m.cfg.Mapper.ReadOnly(ctx, name, mapper.Target{Type: "verity", Sectors: l.verity.Sectors(), Params: l.verity.Table(disk.Number())})
+	node, err := a.m.cfg.Mapper.ReadOnly(ctx, name, mapper.Target{Type: "verity", Sectors: l.verity.Sectors(), Params: []byte(l.verity.Table(disk.Number()))})
 	if err != nil {
 		return "", err
 	}

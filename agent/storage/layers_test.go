@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -91,9 +92,9 @@ func TestLayersBecomeARootAndAreReleased(t *testing.T) {
 	if b, err := os.ReadFile(run + "/c1/multi-layer/upper/upper/new"); err != nil || string(b) != "a change" {
 		t.Errorf("the upper layer has %q (%v)", b, err)
 	}
-	want := mapper.Target{Type: "verity", Sectors: 8192, Params: "1 " + top.Number() + " " + top.Number() + " 4096 4096 1024 1025 sha256 " + rootHash + " -"}
+	want := mapper.Target{Type: "verity", Sectors: 8192, Params: []byte("1 " + top.Number() + " " + top.Number() + " 4096 4096 1024 1025 sha256 " + rootHash + " -")}
 	name := "kata-verity-" + filepath.Base(top.Path) + "-off4194304-" + rootHash
-	if len(c.made) != 1 || c.made[0] != want || c.names[0] != name {
+	if len(c.made) != 1 || !reflect.DeepEqual(c.made[0], want) || c.names[0] != name {
 		t.Errorf("%q %+v\nwant %q %+v", c.names, c.made, name, want)
 	}
 	detach(t, m, "c1")

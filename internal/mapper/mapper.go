@@ -9,6 +9,7 @@
 package mapper
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -39,6 +40,7 @@ const (
 	cmdLoad    = 9
 
 	flagReadOnly = 1 << 0
+	flagSecure   = 1 << 15 // the kernel wipes what it was sent
 	flagDeferred = 1 << 17
 
 	ioctlBase = 0xc0000000 | headerSize<<16 | 0xfd<<8
@@ -57,7 +59,7 @@ var ErrInvalid = errors.New("invalid mapped device")
 type Target struct {
 	Type    string // "verity"
 	Sectors uint64 // its size, in units of 512 bytes
-	Params  string
+	Params  []byte // text; the caller wipes it if it holds a key
 }
 
 // Mapper makes and removes devices. The zero value asks the kernel.
@@ -72,6 +74,16 @@ type Mapper struct {
 // ReadOnly makes a read-only device of one target and returns its node. When a
 // step fails nothing is left of it.
 func (m Mapper) ReadOnly(ctx context.Context, name string, t Target) (string, error) {
+	return m.create(ctx, name, t, flagReadOnly)
+}
+
+// ReadWrite is ReadOnly for a device that can be written. Its table may hold a
+// key: kernel and agent wipe what was sent.
+func (m Mapper) ReadWrite(ctx context.Context, name string, t Target) (string, error) {
+	return m.create(ctx, name, t, flagSecure)
+}
+
+func (m Mapper) create(ctx context.Context, name string, t Target, flags uint32) (string, error) {
 	if err := check(name, t); err != nil {
 		return "", err
 	}
@@ -79,7 +91,7 @@ func (m Mapper) ReadOnly(ctx context.Context, name string, t Target) (string, er
 	if err := m.ask(cmdCreate, buf); err != nil {
 		return "", fmt.Errorf("create mapped device %q: %w", name, err)
 	}
-	node, err := m.start(ctx, name, t)
+	node, err := m.start(ctx, name, t, flags)
 	if err != nil {
 		return "", errors.Join(err, m.Remove(name))
 	}
@@ -87,8 +99,11 @@ func (m Mapper) ReadOnly(ctx context.Context, name string, t Target) (string, er
 }
 
 // start loads the table, lets the device work and waits for its node.
-func (m Mapper) start(ctx context.Context, name string, t Target) (string, error) {
-	if err := m.ask(cmdLoad, table(name, t)); err != nil {
+func (m Mapper) start(ctx context.Context, name string, t Target, flags uint32) (string, error) {
+	request := table(name, t, flags)
+	err := m.ask(cmdLoad, request)
+	clear(request)
+	if err != nil {
 		return "", fmt.Errorf("load the table of mapped device %q: %w", name, err)
 	}
 	buf := header(name, 0, headerSize)
@@ -162,7 +177,7 @@ func check(name string, t Target) error {
 		return fmt.Errorf("name %.40q: %w", name, ErrInvalid)
 	case t.Type == "" || len(t.Type) >= typeSize:
 		return fmt.Errorf("type %.40q: %w", t.Type, ErrInvalid)
-	case t.Sectors == 0 || len(t.Params) > maxParams || strings.ContainsAny(t.Params, "\x00\n"):
+	case t.Sectors == 0 || len(t.Params) > maxParams || bytes.ContainsAny(t.Params, "\x00\n"):
 		return fmt.Errorf("table of %d sectors and %d bytes: %w", t.Sectors, len(t.Params), ErrInvalid)
 	}
 	return nil
@@ -181,9 +196,9 @@ func header(name string, flags uint32, size int) []byte {
 }
 
 // table is a request with a struct dm_target_spec and its parameters.
-func table(name string, t Target) []byte {
+func table(name string, t Target, flags uint32) []byte {
 	size := (headerSize + targetSize + len(t.Params) + 1 + 7) &^ 7
-	b := header(name, flagReadOnly, size)
+	b := header(name, flags, size)
 	order := binary.NativeEndian
 	order.PutUint32(b[20:], 1) // targets
 	spec := b[headerSize:]

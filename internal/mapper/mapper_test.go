@@ -45,7 +45,7 @@ func newMapper(t *testing.T, fail uint) (*kernel, Mapper) {
 	return k, Mapper{Ask: k.ask, Dev: dev}
 }
 
-var target = Target{Type: "verity", Sectors: 80, Params: "1 254:1 254:1 4096 4096 10 11 sha256 ab -"}
+var target = Target{Type: "verity", Sectors: 80, Params: []byte("1 254:1 254:1 4096 4096 10 11 sha256 ab -")}
 
 func TestADeviceIsMadeInThreeSteps(t *testing.T) {
 	t.Parallel()
@@ -66,7 +66,7 @@ func TestARequestHasTheKernelsForm(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("the bytes are those of a little-endian machine")
 	}
-	b := table("layer", Target{Type: "verity", Sectors: 80, Params: "abc"})
+	b := table("layer", Target{Type: "verity", Sectors: 80, Params: []byte("abc")}, flagReadOnly)
 	want := "040000000000000000000000" + "68010000" + "38010000" + "01000000" + "00000000" + "01000000" +
 		strings.Repeat("00", 16) + hex.EncodeToString([]byte("layer")) + strings.Repeat("00", 128-5+129+7) +
 		"0000000000000000" + "5000000000000000" + "00000000" + "30000000" + hex.EncodeToString([]byte("verity")) + strings.Repeat("00", 10) +
@@ -112,8 +112,8 @@ func TestANameOrATableThatTheKernelHasNoRoomForIsRefused(t *testing.T) {
 		}
 	}
 	for _, bad := range []Target{
-		{Sectors: 1}, {Type: "verity"}, {Type: strings.Repeat("t", typeSize), Sectors: 1}, {Type: "verity", Sectors: 1, Params: "a\x00b"},
-		{Type: "verity", Sectors: 1, Params: "a\nb"}, {Type: "verity", Sectors: 1, Params: strings.Repeat("p", maxParams+1)},
+		{Sectors: 1}, {Type: "verity"}, {Type: strings.Repeat("t", typeSize), Sectors: 1}, {Type: "verity", Sectors: 1, Params: []byte("a\x00b")},
+		{Type: "verity", Sectors: 1, Params: []byte("a\nb")}, {Type: "verity", Sectors: 1, Params: make([]byte, maxParams+1)},
 	} {
 		if _, err := m.ReadOnly(t.Context(), "layer", bad); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", bad, err)

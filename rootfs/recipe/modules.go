@@ -12,14 +12,16 @@ type Module struct {
 
 // VirtualMachine returns the modules that any guest under QEMU needs: devices,
 // the channels to the host, overlay roots, pod networks and the file systems of
-// disks that the host plugs in, with what checks them.
+// disks that the host plugs in, with what checks and encrypts them.
 func VirtualMachine() []Module {
-	return required(
+	mods := required(
 		"virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "virtio_rng",
 		"overlay", "vsock_loopback", "vmw_vsock_virtio_transport",
 		"veth", "vxlan", "loop", "isofs", "configfs",
-		"ext4", "erofs", "dm_verity",
+		"ext4", "erofs", "dm_verity", "dm_crypt", "dm_integrity", "gcm", "ctr", "xts", "ghash_generic", "aes_generic",
 	)
+	// Where the processor can, it encrypts disks several times as fast.
+	return append(mods, Module{Name: "aesni_intel", Optional: true}, Module{Name: "ghash_clmulni_intel", Optional: true})
 }
 
 // SCSI returns the drivers of the controller behind which a kata shim plugs in

@@ -1,0 +1,84 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cocoon/internal/wire/agentpb"
+)
+
+// TestADiskOfTheHostIsEncrypted has a container write to a volume on a disk of
+// the host and looks for it there.
+func TestADiskOfTheHostIsEncrypted(t *testing.T) {
+	t.Parallel()
+	needMachine(t)
+	scratch := filepath.Join(t.TempDir(), "scratch.img")
+	if err := os.WriteFile(scratch, bytes.Repeat([]byte("of the host "), 64<<20/12), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disks := append(disk("root", 1, rootDisk(t)),
+		"-drive", "if=none,id=scratch,format=raw,cache=unsafe,file="+scratch, "-device", "virtio-blk-pci,drive=scratch,bus=bridge,addr=0x2")
+	p := startPod(t, disks...)
+	ctx, cancel := context.WithTimeout(t.Context(), podLimit)
+	defer cancel()
+	if err := p.CreateSandbox(ctx, "pod"); err != nil {
+		t.Fatal(err)
+	}
+	const where = "/run/kata-containers/sandbox/storage/c2NyYXRjaA"
+	volume := &agentpb.Storage{
+		Driver: "blk", Source: "10/02", Fstype: "ext4", MountPoint: where, DriverOptions: []string{"create_filesystem", "encryption_key=ephemeral"},
+	}
+	create := func(id string) error {
+		r := p.request(id, 0, "sleep", "100000")
+		r.Storages = append(r.Storages, volume)
+		r.OCI.Mounts = append(r.OCI.Mounts, &agentpb.Mount{Destination: "/tmp", Source: where, Type: "bind", Options: []string{"rbind", "rw"}})
+		return p.create(ctx, r)
+	}
+	if err := create("writer"); err != nil {
+		t.Fatal(err)
+	}
+	const secret = "a secret of the workload"
+	got, err := p.output(ctx, "writer", "write", "sh", "-c", "i=0; while [ $i -lt 2000 ]; do echo '"+secret+"'; i=$((i+1)); done >/tmp/file; sync; tail -n 1 /tmp/file; ls /tmp")
+	if err != nil || got != secret+"\nfile\nlost+found" {
+		t.Errorf("%q (%v)", got, err)
+	}
+	// A second container of the pod has the same volume.
+	if err := create("reader"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.output(ctx, "reader", "read", "tail", "-n", "1", "/tmp/file"); err != nil || got != secret {
+		t.Errorf("%q (%v)", got, err)
+	}
+	for _, id := range []string{"writer", "reader"} {
+		if err := p.Remove(ctx, id); err != nil {
+			t.Error(err)
+		}
+	}
+	// With the last container the key is gone, and a new volume is empty.
+	if err := create("next"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.output(ctx, "next", "list", "ls", "/tmp"); err != nil || got != "lost+found" {
+		t.Errorf("%q (%v)", got, err)
+	}
+	if err := p.DestroySandbox(ctx); err != nil {
+		t.Fatal(err)
+	}
+	powersOff(t, p.machine)
+	b, err := os.ReadFile(scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(b, []byte(secret)) {
+		t.Error("the host has the text on its disk")
+	}
+	if bytes.Count(b, []byte("of the host ")) == 64<<20/12 {
+		t.Error("nothing was written to the disk")
+	}
+}
