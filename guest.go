@@ -51,7 +51,8 @@ type guest struct {
 	tee     tee.Attester
 	attest  *attest.Agent
 	hub     *cdh.Hub
-	images  *imagers.Puller
+	images  *imageStore
+	volumes *volume.Volumes
 	policy  *policy.Engine
 	agent   *agent.Agent
 	owner   *ownerLog
@@ -165,18 +166,32 @@ func (g *guest) startHub(context.Context) error {
 }
 
 func (g *guest) startPuller(context.Context) (err error) {
+	g.volumes = volume.New(volume.Config{
+		Mapper: mapper.Mapper{}, Integrity: g.cfg.Agent.SecureStorageIntegrity, Log: g.log.With("subsystem", "volume"),
+	})
 	im := g.cfg.CDH.Image
-	g.images, err = imagers.New(imagers.Config{
-		WorkDir:       g.path(im.WorkDir),
-		ExtraRootsPEM: im.ExtraRoots,
-		Proxy:         imagers.Proxy{HTTPS: im.Proxy.HTTPS, HTTP: im.Proxy.HTTP, NoProxy: im.Proxy.No},
-		MaxConcurrent: min(im.MaxConcurrentDownloads, goruntime.GOMAXPROCS(0)+1),
-		AuthURI:       im.RegistryAuthURI,
-		PolicyURI:     im.SecurityPolicyURI,
-		Policy:        im.SecurityPolicy,
-		Log:           g.log.With("subsystem", "image"),
-	}, imagers.Deps{Keys: g.hub, Resources: resources{g.hub}})
+	dir := g.path(im.WorkDir)
+	g.images, err = openImages(dir, func() (*imagers.Puller, error) {
+		return imagers.New(imagers.Config{
+			WorkDir:       dir,
+			ExtraRootsPEM: im.ExtraRoots,
+			Proxy:         imagers.Proxy{HTTPS: im.Proxy.HTTPS, HTTP: im.Proxy.HTTP, NoProxy: im.Proxy.No},
+			MaxConcurrent: min(im.MaxConcurrentDownloads, goruntime.GOMAXPROCS(0)+1),
+			AuthURI:       im.RegistryAuthURI,
+			PolicyURI:     im.SecurityPolicyURI,
+			Policy:        im.SecurityPolicy,
+			Log:           g.log.With("subsystem", "image"),
+		}, imagers.Deps{Keys: g.hub, Resources: resources{g.hub}})
+	})
 	return err
+}
+
+// trustStore puts the image store on an encrypted disk, so that images do not
+// have to fit into memory.
+func (g *guest) trustStore(ctx context.Context, disk string) error {
+	return g.images.Move(ctx, func(ctx context.Context, dir string) (func(context.Context) error, error) {
+		return g.volumes.SecureMount(ctx, disk, dir)
+	})
 }
 
 // loadPolicy puts the owner's policy in force, or that of the image. With
@@ -235,9 +250,7 @@ func (g *guest) startAgent(context.Context) error {
 	}
 	g.agent, err = agent.New(agent.Deps{
 		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images, g.cfg.Agent.ImagePullTimeout}, Unsealer: g.hub,
-		SecureMount: volume.New(volume.Config{
-			Mapper: mapper.Mapper{}, Integrity: g.cfg.Agent.SecureStorageIntegrity, Log: g.log.With("subsystem", "volume"),
-		}),
+		SecureMount: g.volumes, TrustStore: g.trustStore,
 		Devices: device.New(device.Config{Sys: paths.Sys, Timeout: g.cfg.Agent.HotplugTimeout}),
 		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log,
 	})
@@ -362,7 +375,7 @@ func (g *guest) close(ctx context.Context) error {
 		errs = append(errs, g.agent.Close(ctx))
 	}
 	if g.images != nil {
-		errs = append(errs, g.images.Close())
+		errs = append(errs, g.images.Close(ctx))
 	}
 	if g.attest != nil {
 		errs = append(errs, g.attest.Close())

@@ -18,7 +18,7 @@ import (
 
 // puller gives the agent the image puller, for at most limit each time.
 type puller struct {
-	p     *imagers.Puller
+	p     *imageStore
 	limit time.Duration
 }
 

@@ -73,6 +73,9 @@ type Deps struct {
 	Devices *device.Finder
 	// SecureMount encrypts disks; nil means that storages which ask for it fail.
 	SecureMount storage.SecureMounter
+	// TrustStore puts the image store on the disk at the path of a node,
+	// encrypted; nil means that a container which asks for it fails.
+	TrustStore func(ctx context.Context, disk string) error
 	// Network is configured as the host asks; nil means the process's own.
 	Network *netconf.Network
 	// Paths is where files are; the zero value means DefaultPaths.

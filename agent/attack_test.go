@@ -84,7 +84,7 @@ func TestAContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		}, codes.Unimplemented, "shared mounts"},
 		"trusted store": {func(r *agentpb.CreateContainerRequest) {
 			r.OCI.Linux.Devices = []*agentpb.LinuxDevice{{Path: trustedStore, Type: "b"}}
-		}, codes.Unimplemented, "trusted image store"},
+		}, codes.InvalidArgument, "trusted image store: no device"},
 		"unknown storage": {func(r *agentpb.CreateContainerRequest) {
 			r.Storages = append(r.Storages, &agentpb.Storage{Driver: "9p", MountPoint: g.paths.Run + "/sandbox/x"})
 		}, codes.Internal, "Failed to find the storage handler 9p"},

@@ -90,16 +90,19 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 		return err
 	}
 	done.add(func(context.Context) error { return storage.RemoveTree(s.paths.bundle(c.id)) })
+	granted, err := grantDevices(ctx, s.devices, spec, r.GetDevices())
+	if err != nil {
+		return err
+	}
+	if err := s.takeStore(ctx, spec, granted.nodes); err != nil {
+		return err
+	}
 	// Noted first: what a step in the middle has attached is released as well.
 	done.add(func(ctx context.Context) error { return s.storages.Detach(ctx, c.id) })
 	if err := s.storages.Attach(ctx, c.id, r.GetStorages()); err != nil {
 		return err
 	}
 	if err := checkImageDigest(s.storages.ImageDigest(c.id), spec.Annotations); err != nil {
-		return err
-	}
-	addresses, err := grantDevices(ctx, s.devices, spec, r.GetDevices())
-	if err != nil {
 		return err
 	}
 	if err := s.adapt(ctx, spec, r); err != nil {
@@ -114,7 +117,7 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 		return stage.Wrap(stage.Container, err)
 	}
 	done.add(rt.Delete)
-	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r), pci: addresses})
+	return s.publish(c, made{rt: rt, spec: spec, pause: isPause(r), pci: granted.pci})
 }
 
 func (s *sandbox) addHooks(spec *specs.Spec) error {

@@ -50,11 +50,10 @@ type granted struct {
 
 // grantDevices finds the devices of a request and puts the guest's numbers into
 // the specification, where the host has written its own: nodes, access rules
-// and the PCI addresses in environment variables. It returns the PCI addresses,
-// guest's by host's, for processes that come later.
-func grantDevices(ctx context.Context, f *device.Finder, spec *specs.Spec, list []*agentpb.Device) (map[string]string, error) {
+// and the PCI addresses in environment variables.
+func grantDevices(ctx context.Context, f *device.Finder, spec *specs.Spec, list []*agentpb.Device) (grants, error) {
 	if err := checkDevices(list); err != nil {
-		return nil, err
+		return grants{}, err
 	}
 	var all []granted
 	pci := map[string]string{}
@@ -65,7 +64,7 @@ func grantDevices(ctx context.Context, f *device.Finder, spec *specs.Spec, list 
 			err = fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("device %q: %w", d.GetContainerPath(), err)
+			return grants{}, fmt.Errorf("device %q: %w", d.GetContainerPath(), err)
 		}
 		all = append(all, g)
 		for host, guest := range g.pci {
@@ -74,17 +73,29 @@ func grantDevices(ctx context.Context, f *device.Finder, spec *specs.Spec, list 
 		vfio = vfio || strings.HasPrefix(d.GetType(), "vfio-pci")
 	}
 	if err := updateDevices(spec.Linux, all); err != nil {
-		return nil, err
+		return grants{}, err
 	}
 	if vfio {
 		if err := addInfiniband(f, spec.Linux); err != nil {
-			return nil, err
+			return grants{}, err
 		}
 	}
 	if spec.Process != nil {
 		spec.Process.Env = translatePCI(spec.Process.Env, pci)
 	}
-	return pci, nil
+	nodes := map[string]device.Node{}
+	for _, g := range all {
+		if g.node.Path != "" {
+			nodes[g.containerPath] = g.node
+		}
+	}
+	return grants{pci: pci, nodes: nodes}, nil
+}
+
+// grants are the devices of a container.
+type grants struct {
+	pci   map[string]string      // PCI addresses, the guest's by the host's
+	nodes map[string]device.Node // by the path that the request gave
 }
 
 func checkDevices(list []*agentpb.Device) error {

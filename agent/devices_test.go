@@ -109,7 +109,7 @@ func TestADeviceOfTheGuestsKernelChangesTheEnvironment(t *testing.T) {
 		Process: &specs.Process{Env: []string{"PCIDEVICE_NVIDIA_GPU=0000:65:00.0", `PCIDEVICE_NVIDIA_GPU_INFO={"0000:65:00.0":{"id":"0000:65:00.0"}}`, "A=0000:65:00.0"}},
 		Linux:   &specs.Linux{},
 	}
-	addresses, err := grantDevices(t.Context(), fakeMachine(t), spec, []*agentpb.Device{
+	granted, err := grantDevices(t.Context(), fakeMachine(t), spec, []*agentpb.Device{
 		{Type: "vfio-pci-gk", Id: "vfio1", ContainerPath: "/dev/vfio/1", Options: []string{"0000:65:00.0=03", "0000:66:00.0="}},
 	})
 	if err != nil {
@@ -119,8 +119,8 @@ func TestADeviceOfTheGuestsKernelChangesTheEnvironment(t *testing.T) {
 	if !reflect.DeepEqual(spec.Process.Env, want) {
 		t.Errorf("environment %q, want %q", spec.Process.Env, want)
 	}
-	if !reflect.DeepEqual(addresses, map[string]string{"0000:65:00.0": "0000:00:03.0"}) {
-		t.Errorf("addresses %v", addresses)
+	if !reflect.DeepEqual(granted.pci, map[string]string{"0000:65:00.0": "0000:00:03.0"}) {
+		t.Errorf("addresses %v", granted.pci)
 	}
 	if d := spec.Linux.Devices; len(d) != 1 || d[0].Path != "/dev/infiniband/uverbs0" || d[0].Major != 231 {
 		t.Errorf("nodes for direct memory access: %+v", d)

@@ -27,6 +27,7 @@ type sandbox struct {
 	runtime     *runtime.Runtime
 	unsealer    Unsealer
 	devices     *device.Finder
+	trustStore  func(ctx context.Context, disk string) error
 	storages    *storage.Manager
 	copier      *copyfile.Copier
 	oom         *oomQueue
@@ -52,6 +53,7 @@ type sandbox struct {
 	pidOwner   *container // whose first process made it
 	drains     map[drainKey]struct{}
 	hooks      guestHooks
+	store      storeState
 	opened     map[fileID]struct{} // files that hold secrets which were sealed
 }
 
@@ -71,7 +73,7 @@ func newSandbox(d Deps) *sandbox {
 		paths:    d.Paths,
 		runtime:  d.Runtime,
 		unsealer: d.Unsealer,
-		devices:  d.Devices,
+		devices:  d.Devices, trustStore: d.TrustStore,
 		storages: storage.New(storage.Config{
 			Run: d.Paths.Run, PauseBinary: d.Paths.PauseBinary, Puller: d.Puller,
 			Devices: d.Devices, SecureMount: d.SecureMount, Mapper: mapper.Mapper{}, Sys: d.Paths.Sys, Log: d.Log,

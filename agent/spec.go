@@ -15,11 +15,6 @@ import (
 	"cocoon/internal/wire/agentpb"
 )
 
-// trustedStore is the device by which a host offers disk space for images. It
-// has to be encrypted before use; to use it as it is, or to ignore it and fill
-// memory instead, would both be wrong.
-const trustedStore = "/dev/trusted_store"
-
 // nobody is who the pause program runs as.
 const nobody = 65534
 
@@ -31,11 +26,6 @@ func checkContainerRequest(r *agentpb.CreateContainerRequest) error {
 	}
 	if n := len(r.GetSharedMounts()); n > 0 {
 		return fmt.Errorf("%d shared mounts: %w", n, ErrUnsupported)
-	}
-	for _, d := range r.GetOCI().GetLinux().GetDevices() {
-		if d.GetPath() == trustedStore {
-			return fmt.Errorf("trusted image store: %w", ErrUnsupported)
-		}
 	}
 	return checkKind(r)
 }

@@ -6,8 +6,11 @@ package vm_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cocoon/internal/wire/agentpb"
@@ -22,8 +25,15 @@ func TestADiskOfTheHostIsEncrypted(t *testing.T) {
 	if err := os.WriteFile(scratch, bytes.Repeat([]byte("of the host "), 64<<20/12), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	disks := append(disk("root", 1, rootDisk(t)),
-		"-drive", "if=none,id=scratch,format=raw,cache=unsafe,file="+scratch, "-device", "virtio-blk-pci,drive=scratch,bus=bridge,addr=0x2")
+	store := filepath.Join(t.TempDir(), "store.img")
+	if err := errors.Join(os.WriteFile(store, nil, 0o600), os.Truncate(store, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	disks := disk("root", 1, rootDisk(t))
+	for i, file := range []string{scratch, store} {
+		disks = append(disks, "-drive", fmt.Sprintf("if=none,id=rw%d,format=raw,cache=unsafe,file=%s", i, file),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=rw%d,bus=bridge,addr=%d", i, 2+i))
+	}
 	p := startPod(t, disks...)
 	ctx, cancel := context.WithTimeout(t.Context(), podLimit)
 	defer cancel()
@@ -66,6 +76,19 @@ func TestADiskOfTheHostIsEncrypted(t *testing.T) {
 	}
 	if got, err := p.output(ctx, "next", "list", "ls", "/tmp"); err != nil || got != "lost+found" {
 		t.Errorf("%q (%v)", got, err)
+	}
+	// The third disk becomes the image store, and no container gets it.
+	r := p.request("store", 0, "sleep", "100000")
+	r.Devices = []*agentpb.Device{{Type: "blk", Id: "10/03", ContainerPath: "/dev/trusted_store"}}
+	r.OCI.Linux.Devices = []*agentpb.LinuxDevice{{Path: "/dev/trusted_store", Type: "b", Major: 8}}
+	if err := p.create(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.output(ctx, "store", "list", "sh", "-c", "ls /dev | while read d; do case $d in trusted*) echo $d;; esac; done"); err != nil || got != "" {
+		t.Errorf("the container has %q (%v)", got, err)
+	}
+	if n := strings.Count(p.machine.Console(), `"msg":"disk encrypted"`); n != 3 {
+		t.Errorf("%d disks were encrypted, want 3", n)
 	}
 	if err := p.DestroySandbox(ctx); err != nil {
 		t.Fatal(err)
