@@ -165,7 +165,7 @@ func (g *guest) startHub(context.Context) error {
 	return nil
 }
 
-func (g *guest) startPuller(context.Context) (err error) {
+func (g *guest) startPuller(ctx context.Context) (err error) {
 	g.volumes = volume.New(volume.Config{
 		Mapper: mapper.Mapper{}, Integrity: g.cfg.Agent.SecureStorageIntegrity, Log: g.log.With("subsystem", "volume"),
 	})
@@ -183,7 +183,10 @@ func (g *guest) startPuller(context.Context) (err error) {
 			Log:           g.log.With("subsystem", "image"),
 		}, imagers.Deps{Keys: g.hub, Resources: resources{g.hub}})
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return g.useScratch(ctx)
 }
 
 // trustStore puts the image store on an encrypted disk, so that images do not

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"cocoon/agent/device"
 	"cocoon/agent/podvm"
 	"cocoon/agent/podvm/metadata"
 	"cocoon/internal/config"
@@ -32,6 +33,8 @@ type pod struct {
 	apf   *podvm.APF
 	netNS string // network namespace of all containers
 	cloud metadata.Provider
+	// scratch puts the image store on the disk's partition for it.
+	scratch bool
 }
 
 // provision configures a pod VM from its user-data and makes the pod's network
@@ -51,9 +54,6 @@ func (g *guest) provision(ctx context.Context) error {
 	}
 	for _, name := range p.Skipped {
 		g.log.Warn("user-data names a file that it may not write", "path", name)
-	}
-	if p.Scratch {
-		return stage.Errorf(stage.UserData, "user-data asks for an encrypted image store, which this build does not have")
 	}
 	if err := p.Write(podvm.Dir); err != nil {
 		return stage.Wrap(stage.UserData, err)
@@ -119,7 +119,7 @@ func (g *guest) makePod(p *podvm.Provision, cloud metadata.Provider) error {
 	if err != nil {
 		return stage.Wrap(stage.UserData, err)
 	}
-	g.inputs.pod = &pod{apf: apf, netNS: podvm.DefaultNetNS, cloud: cloud}
+	g.inputs.pod = &pod{apf: apf, netNS: podvm.DefaultNetNS, cloud: cloud, scratch: p.Scratch}
 	if err := podvm.MakeNetNS(podvm.DefaultNetNS); err != nil {
 		return err
 	}
@@ -135,6 +135,26 @@ func (g *guest) makePod(p *podvm.Provision, cloud metadata.Provider) error {
 		return podvm.MakeBindSources(r, podvm.BindTrees())
 	}
 	g.inputs.rewrite = []ttrpc.UnaryServerInterceptor{rewriter.Intercept}
+	return nil
+}
+
+// storePartition is the name of the partition for images.
+const storePartition = "trusted_store"
+
+// useScratch puts the image store on the disk, if user-data asks for it. A
+// guest without such a partition does not start: its owner counts on more room
+// than memory.
+func (g *guest) useScratch(ctx context.Context) error {
+	if g.inputs.pod == nil || !g.inputs.pod.scratch {
+		return nil
+	}
+	disk, err := device.New(device.Config{Timeout: g.cfg.Agent.HotplugTimeout}).Named(ctx, storePartition)
+	if err == nil {
+		err = g.trustStore(ctx, disk.Path)
+	}
+	if err != nil {
+		return stage.Wrap(stage.UserData, fmt.Errorf("image store that user-data asks for: %w", err))
+	}
 	return nil
 }
 

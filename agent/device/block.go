@@ -180,3 +180,35 @@ func (f *Finder) Partition(ctx context.Context, disk Node, number int) (Node, er
 	})
 	return n, err
 }
+
+// Named waits for the one partition whose entry in its disk's table has the
+// name. Several are ErrUnsuitable; other errors wrap ErrNotFound or are the
+// kernel's.
+func (f *Finder) Named(ctx context.Context, name string) (Node, error) {
+	dir, err := f.wait(ctx, fmt.Sprintf("partition named %q", name), func() (string, error) {
+		files, err := filepath.Glob(filepath.Join(f.cfg.Sys, "class/block/*/uevent"))
+		if err != nil {
+			return "", err
+		}
+		var found []string
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it has just gone
+			}
+			if err != nil {
+				return "", fmt.Errorf("look for partition: %w", err)
+			}
+			for line := range strings.Lines(string(b)) {
+				if strings.TrimSuffix(line, "\n") == "PARTNAME="+name {
+					found = append(found, filepath.Dir(file))
+				}
+			}
+		}
+		return only(found, name)
+	})
+	if err != nil {
+		return Node{}, err
+	}
+	return f.blockNode(dir)
+}

@@ -4,6 +4,7 @@
 package device
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -240,6 +241,45 @@ func TestOnlyDisksDirectlyBelowDevExist(t *testing.T) {
 		if n, err := m.Existing(path); !errors.Is(err, want) {
 			t.Errorf("%q: %+v (%v), want %v", path, n, err, want)
 		}
+	}
+}
+
+func TestAPartitionIsFoundByItsName(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.numbered("class/block/vda2", 254, 2)
+	m.file("class/block/vda2/uevent", "MAJOR=254\nMINOR=2\nDEVTYPE=partition\nPARTN=2\nPARTNAME=trusted_store\n")
+	m.file("class/block/vda1/uevent", "DEVTYPE=partition\nPARTNAME=trusted_store_not\n")
+	m.node("vda2", unix.S_IFBLK, 254, 2)
+	if n, err := m.Named(t.Context(), "trusted_store"); err != nil || n.Number() != "254:2" {
+		t.Errorf("%+v (%v)", n, err)
+	}
+	m.file("class/block/vdb1/uevent", "PARTNAME=trusted_store\n")
+	if n, err := m.Named(t.Context(), "trusted_store"); !errors.Is(err, ErrUnsuitable) {
+		t.Errorf("two of them: %+v (%v)", n, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := m.Named(ctx, "store"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("none: %+v (%v)", n, err)
+	}
+}
+
+func TestAPartitionOfADiskIsFoundByItsNumber(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	for disk, part := range map[string]string{"vda": "vda3", "nvme0n1": "nvme0n1p3"} {
+		m.numbered("class/block/"+disk+"/"+part, 254, 3)
+		m.node(part, unix.S_IFBLK, 254, 3)
+		n, err := m.Partition(t.Context(), Node{Path: "/dev/" + disk}, 3)
+		if err != nil || filepath.Base(n.Path) != part {
+			t.Errorf("%s: %+v (%v)", disk, n, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := m.Partition(ctx, Node{Path: "/dev/vda"}, 4); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%+v (%v)", n, err)
 	}
 }
 

@@ -139,6 +139,16 @@ func disk(name string, slot int, file string) []string {
 // connects to its agent.
 func startPod(t *testing.T, disks ...string) *pod {
 	t.Helper()
+	connect, g := launchPod(t, volume.Pod{}, disks...)
+	if err := g.WaitFor(t.Context(), `"msg":"ready"`, limit); err != nil {
+		t.Fatal(err)
+	}
+	return connect()
+}
+
+// launchPod boots such a guest and returns how to connect once it is ready.
+func launchPod(t *testing.T, data volume.Pod, disks ...string) (connect func() *pod, machine *vm.Guest) {
+	t.Helper()
 	needMachine(t)
 	ca, err := pki.NewAuthority("test authority")
 	if err != nil {
@@ -153,22 +163,25 @@ func startPod(t *testing.T, disks ...string) *pod {
 		t.Fatal(err)
 	}
 	owner := fmt.Sprintf("algorithm = \"sha256\"\nversion = \"0.1.0\"\n\n[data]\n\"policy.rego\" = '''\n%s'''\n", policy.AllowAll())
-	data, err := volume.Pod{Name: "pod", Cert: server.Cert, Key: server.Key, ClientCA: adaptor.Cert, Initdata: owner}.
-		UserData(t.Context(), filepath.Join(t.TempDir(), "data"))
+	data.Name, data.Cert, data.Key, data.ClientCA, data.Initdata = "pod", server.Cert, server.Key, adaptor.Cert, owner
+	iso, err := data.UserData(t.Context(), filepath.Join(t.TempDir(), "data"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g, err := vm.Start(t.Context(), buildGuest(t, "dev"), vm.Options{
-		CPUs: 2, MemoryMiB: 1024, Disks: []qemu.Disk{{File: data, ReadOnly: true}}, GuestPorts: []int{15150}, Accel: "",
+		CPUs: 2, MemoryMiB: 1024, Disks: []qemu.Disk{{File: iso, ReadOnly: true}}, GuestPorts: []int{15150}, Accel: "",
 		Extra: append([]string{"-device", "pci-bridge,id=bridge,chassis_nr=1,addr=0x10"}, disks...),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Close)
-	if err := g.WaitFor(t.Context(), `"msg":"ready"`, limit); err != nil {
-		t.Fatal(err)
-	}
+	return func() *pod { return connectPod(t, g, ca, adaptor) }, g
+}
+
+// connectPod connects to a guest's agent as cloud-api-adaptor does.
+func connectPod(t *testing.T, g *vm.Guest, ca *pki.Authority, adaptor pki.KeyPair) *pod {
+	t.Helper()
 	cert, err := adaptor.TLS()
 	if err != nil {
 		t.Fatal(err)

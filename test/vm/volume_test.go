@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"cocoon/internal/wire/agentpb"
+	"cocoon/test/volume"
 )
 
 // TestADiskOfTheHostIsEncrypted has a container write to a volume on a disk of
@@ -41,12 +43,12 @@ func TestADiskOfTheHostIsEncrypted(t *testing.T) {
 		t.Fatal(err)
 	}
 	const where = "/run/kata-containers/sandbox/storage/c2NyYXRjaA"
-	volume := &agentpb.Storage{
+	encrypted := &agentpb.Storage{
 		Driver: "blk", Source: "10/02", Fstype: "ext4", MountPoint: where, DriverOptions: []string{"create_filesystem", "encryption_key=ephemeral"},
 	}
 	create := func(id string) error {
 		r := p.request(id, 0, "sleep", "100000")
-		r.Storages = append(r.Storages, volume)
+		r.Storages = append(r.Storages, encrypted)
 		r.OCI.Mounts = append(r.OCI.Mounts, &agentpb.Mount{Destination: "/tmp", Source: where, Type: "bind", Options: []string{"rbind", "rw"}})
 		return p.create(ctx, r)
 	}
@@ -103,5 +105,29 @@ func TestADiskOfTheHostIsEncrypted(t *testing.T) {
 	}
 	if bytes.Count(b, []byte("of the host ")) == 64<<20/12 {
 		t.Error("nothing was written to the disk")
+	}
+}
+
+func TestImagesAreKeptOnThePartitionForThem(t *testing.T) {
+	t.Parallel()
+	needMachine(t)
+	scratch := filepath.Join(t.TempDir(), "scratch.img")
+	if err := errors.Join(os.WriteFile(scratch, nil, 0o600), os.Truncate(scratch, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sfdisk", "--quiet", scratch)
+	cmd.Stdin = strings.NewReader("label: gpt\nsize=8MiB, name=other\nname=trusted_store\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("sfdisk: %v\n%s", err, out)
+	}
+	_, g := launchPod(t, volume.Pod{Scratch: true}, "-drive", "if=none,id=scratch,format=raw,cache=unsafe,file="+scratch, "-device", "virtio-blk-pci,drive=scratch")
+	expect(t, g, `"msg":"disk encrypted"`, `"msg":"ready"`)
+	g.Close()
+	// Without the partition images would fill memory: the guest does not start.
+	_, g = launchPod(t, volume.Pod{Scratch: true})
+	expect(t, g, `partition named "trusted_store": device not found`)
+	powersOff(t, g)
+	if strings.Contains(g.Console(), `"msg":"ready"`) {
+		t.Error("the guest is ready all the same")
 	}
 }

@@ -26,6 +26,8 @@ type Pod struct {
 	Cert, Key, ClientCA []byte
 	// Initdata is the owner's document, as TOML.
 	Initdata string
+	// Scratch asks for an image store on the disk.
+	Scratch bool
 }
 
 // UserData makes the volume that a cloud provider would attach, in the shape in
@@ -68,6 +70,9 @@ func (p Pod) document() (string, error) {
 	b.WriteString("#cloud-config\n\nwrite_files:\n")
 	for _, f := range [][2]string{{"apf.json", string(apf)}, {"initdata", initdata}} {
 		fmt.Fprintf(&b, "  - path: /run/peerpod/%s\n    content: |\n      %s\n", f[0], f[1])
+	}
+	if p.Scratch {
+		b.WriteString("  - path: /run/peerpod/scratch-space.marker\n    content: \"\"\n")
 	}
 	return b.String(), nil
 }
