@@ -55,7 +55,7 @@ deps: ## install the Debian packages of test/packages.txt that are missing
 LOCK := $(CACHE)/kernel.lock.json
 lock: deps tools
 	@mkdir -p $(CACHE)
-	$(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(LOCK) || $(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(LOCK) --renew
+	$(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(LOCK) --renew-gone
 
 image: lock build ## the guest image of profile dev, in out/image/dev
 	$(OUT)/bin/mkimage build --profile dev --cache $(CACHE) --lock $(LOCK) --binary $(OUT)/bin/cocoon --out $(OUT)/image/dev

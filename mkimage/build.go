@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -105,9 +106,9 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 
 func lockCommand() *cobra.Command {
 	var file, cache string
-	var renew bool
+	var renew, renewGone bool
 	cmd := &cobra.Command{
-		Use:   "lock --lock FILE [--cache DIR] [--renew]",
+		Use:   "lock --lock FILE [--cache DIR] [--renew | --renew-gone]",
 		Short: "find, download and pin the guest kernel package",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -116,6 +117,10 @@ func lockCommand() *cobra.Command {
 			}
 			l := lock.Locker{Run: lock.RunCommand, Cache: cache, Progress: progress}
 			deb, _, err := l.Kernel(cmd.Context(), file, renew)
+			if renewGone && errors.Is(err, lock.ErrGone) {
+				progress("%v", err)
+				deb, _, err = l.Kernel(cmd.Context(), file, true)
+			}
 			if err != nil {
 				return err
 			}
@@ -127,6 +132,7 @@ func lockCommand() *cobra.Command {
 	fl.StringVar(&file, "lock", "", "lock file")
 	fl.StringVar(&cache, "cache", "", "directory for the package; default: that of the lock file")
 	fl.BoolVar(&renew, "renew", false, "take the current package even if another is locked")
+	fl.BoolVar(&renewGone, "renew-gone", false, "take the current package if the locked one has left the archive; never because its bytes differ")
 	must(cmd.MarkFlagRequired("lock"))
 	return cmd
 }

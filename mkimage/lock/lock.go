@@ -31,6 +31,9 @@ const KernelMeta = "linux-image-cloud-amd64"
 var (
 	// ErrDigest means that a package is not the one that was locked.
 	ErrDigest = errors.New("package differs from the lock")
+	// ErrGone means that the locked package is neither in the cache nor in the
+	// archive any more.
+	ErrGone = errors.New("the locked package has left the archive")
 	// ErrInvalid is wrapped by errors about the lock file and about names that
 	// the package manager answers.
 	ErrInvalid = errors.New("invalid lock")
@@ -75,12 +78,7 @@ func (l *Locker) Kernel(ctx context.Context, lockFile string, renew bool) (strin
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", nil, err
 	}
-	l.Progress("resolve %s", KernelMeta)
-	out, err := l.Run(ctx, "", "/usr/bin/apt-cache", "depends", KernelMeta)
-	if err != nil {
-		return "", nil, err
-	}
-	name, err := parseDepends(string(out))
+	name, err := l.current(ctx)
 	if err != nil {
 		return "", nil, err
 	}
@@ -92,13 +90,29 @@ func (l *Locker) Kernel(ctx context.Context, lockFile string, renew bool) (strin
 	return file, k, write(lockFile, k)
 }
 
+// current returns the name of the kernel package that the archive has now.
+func (l *Locker) current(ctx context.Context) (string, error) {
+	l.Progress("resolve %s", KernelMeta)
+	out, err := l.Run(ctx, "", "/usr/bin/apt-cache", "depends", KernelMeta)
+	if err != nil {
+		return "", err
+	}
+	return parseDepends(string(out))
+}
+
 // locked returns the path of p, from the cache if it is there.
 func (l *Locker) locked(ctx context.Context, p Package) (string, error) {
 	file := filepath.Join(l.Cache, p.File)
 	sum, err := digest(file)
 	if errors.Is(err, os.ErrNotExist) {
 		if file, sum, err = l.download(ctx, p.Name); err == nil && filepath.Base(file) != p.File {
-			return "", fmt.Errorf("%w: the archive has %q, locked is %q: renew the lock", ErrDigest, filepath.Base(file), p.File)
+			return "", fmt.Errorf("%w: it has %q, locked is %q: renew the lock", ErrGone, filepath.Base(file), p.File)
+		}
+		if err != nil {
+			// No network is no reason to take another kernel.
+			if name, nameErr := l.current(ctx); nameErr == nil && name != p.Name {
+				err = fmt.Errorf("%w: it has %q, locked is %q: renew the lock: %w", ErrGone, name, p.Name, err)
+			}
 		}
 	}
 	if err != nil {

@@ -90,7 +90,7 @@ func TestAnotherDigestStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.file = "linux-image-6.1-cloud_6.1.2_amd64.deb"
-	if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, ErrDigest) || !strings.Contains(err.Error(), "renew") {
+	if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "renew") {
 		t.Errorf("another version gives %v", err)
 	}
 }
@@ -165,4 +165,29 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted %+v", k)
 		}
 	})
+}
+
+func TestOnlyAPackageThatHasLeftTheArchiveIsGone(t *testing.T) {
+	t.Parallel()
+	lost := errors.New("no route to the archive")
+	for name, tc := range map[string]struct {
+		change func(a *archive)
+		gone   bool
+	}{
+		"a newer file of the same name": {func(a *archive) { a.file = "linux-image-6.1-cloud_6.1.2_amd64.deb" }, true},
+		"another package":               {func(a *archive) { a.file, a.current = "", "linux-image-6.2-cloud" }, true},
+		"no network":                    {func(a *archive) { a.err = lost }, false},
+		"nothing arrives":               {func(a *archive) { a.file = "" }, false},
+		"other bytes":                   {func(a *archive) { a.content = "evil" }, false},
+	} {
+		a, l, file := setup(t)
+		deb, _, err := l.Kernel(t.Context(), file, false)
+		if err := errors.Join(err, os.Remove(deb)); err != nil {
+			t.Fatal(err)
+		}
+		tc.change(a)
+		if _, _, err := l.Kernel(t.Context(), file, false); err == nil || errors.Is(err, ErrGone) != tc.gone {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
