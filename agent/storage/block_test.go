@@ -91,6 +91,12 @@ func ext4(t *testing.T) string {
 	t.Helper()
 	content := t.TempDir()
 	write(t, filepath.Join(content, "hello"), "from the host")
+	return ext4Of(t, content)
+}
+
+// ext4Of makes a file with a file system that holds a tree.
+func ext4Of(t *testing.T, content string) string {
+	t.Helper()
 	image := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -118,12 +118,19 @@ func (a *assembly) mountUpper(ctx context.Context, l *layer) error {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
-		// A disk of the host may hold a link there.
-		if st, err := os.Lstat(filepath.Join(dir, name)); err != nil || !st.IsDir() {
-			return errors.Join(fmt.Errorf("%q of the disk is no directory: %w", name, ErrInvalid), err)
-		}
 	}
 	return nil
+}
+
+// hold opens a directory of the upper layer so that it stays the same one. A
+// disk of the host may hold a link in its place.
+func (a *assembly) hold(name string) (place, error) {
+	p := filepath.Join(a.upper, name)
+	fd, err := unix.Open(p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return place{}, fmt.Errorf("%q of the upper layer: %w: %w", name, ErrInvalid, err)
+	}
+	return place{f: os.NewFile(uintptr(fd), p)}, nil
 }
 
 func (a *assembly) mountLower(ctx context.Context, i int, l layer) error {
@@ -230,17 +237,23 @@ func (a *assembly) mkdir(template string) error {
 
 // overlay mounts all layers on the container's root.
 func (a *assembly) overlay(target string) (err error) {
+	data := []string{"lowerdir=" + strings.Join(a.lower, ":")}
+	for _, name := range []string{"upper", "work"} {
+		dir, err := a.hold(name)
+		if err != nil {
+			return err
+		}
+		defer dir.f.Close() // opened for its path only; its error says nothing
+		data = append(data, name+"dir="+dir.fdPath())
+	}
 	at, err := a.m.makeDir(target)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, at.close()) }()
-	data := []string{
-		"lowerdir=" + strings.Join(a.lower, ":"), "upperdir=" + filepath.Join(a.upper, "upper"), "workdir=" + filepath.Join(a.upper, "work"),
-	}
 	real, err := mountAt(mountSpec{source: "overlay", fstype: "overlay", at: at, opts: Options{Data: data}})
 	if err != nil {
-		return err
+		return errors.Join(err, a.m.removeMountPoint(at))
 	}
 	a.undo = append(a.undo, unmountAndRemove(real))
 	return nil

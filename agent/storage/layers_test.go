@@ -105,6 +105,30 @@ func TestLayersBecomeARootAndAreReleased(t *testing.T) {
 	}
 }
 
+// The disk of the upper layer is the host's, with what it wants to be there.
+func TestALinkInTheUpperLayerIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"upper", "work"} {
+		m, run := newManager(t, nil)
+		outside := t.TempDir()
+		content := t.TempDir()
+		if err := os.Symlink(outside, filepath.Join(content, name)); err != nil {
+			t.Fatal(err)
+		}
+		m.cfg.Devices = disks{"blk 02/01": loopDisk(t, ext4(t)), "blk 02/02": loopDisk(t, ext4Of(t, content))}
+		u := upper(run)
+		u.Options = u.Options[:2]
+		if err := m.Attach(t.Context(), "c1", []*agentpb.Storage{lower(run), u}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if list, err := os.ReadDir(outside); err != nil || len(list) > 0 {
+			t.Errorf("%s: %v was made outside (%v)", name, list, err)
+		}
+		gone(t, run+"/c1/rootfs")
+		gone(t, run+"/c1/multi-layer")
+	}
+}
+
 func TestWithoutAnUpperLayerChangesStayInMemory(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/internal/bounded"
+	"cocoon/internal/wire/agentpb"
 )
 
 const (
@@ -62,8 +63,9 @@ func (m *Manager) watch(ctx context.Context, r request) (releaseFunc, error) {
 		if err := RemoveTree(target); err != nil {
 			return nil, err
 		}
-		r.Storage.Options = []string{"rbind"}
-		return m.bind(ctx, r)
+		return m.bind(ctx, request{owner: r.owner, Storage: &agentpb.Storage{
+			Source: r.GetSource(), MountPoint: r.GetMountPoint(), Options: []string{"rbind"},
+		}})
 	}
 	if err != nil {
 		return nil, errors.Join(err, RemoveTree(target))
