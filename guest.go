@@ -253,6 +253,7 @@ func (g *guest) startAgent(context.Context) error {
 	}
 	g.agent, err = agent.New(agent.Deps{
 		Version: version, Runtime: rt, Policy: g.policy, Puller: puller{g.images, g.cfg.Agent.ImagePullTimeout}, Unsealer: g.hub,
+		CDI:         agent.CDI{Timeout: g.cfg.Agent.CDITimeout},
 		SecureMount: g.volumes, TrustStore: g.trustStore,
 		Devices: device.New(device.Config{Sys: paths.Sys, Timeout: g.cfg.Agent.HotplugTimeout}),
 		Prepare: g.inputs.prepare, Paths: paths, SupportsSeccomp: true, Log: g.log,

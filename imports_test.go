@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"agent": {
 		"github.com/containerd/ttrpc", "google.golang.org/protobuf", "google.golang.org/grpc",
 		"github.com/opencontainers/runtime-spec", "golang.org/x/sys", "golang.org/x/sync", "github.com/vishvananda/netlink",
+		"tags.cncf.io/container-device-interface",
 	},
 	"agent/policy": {
 		"github.com/open-policy-agent/opa", "github.com/evanphx/json-patch", "github.com/containerd/ttrpc",

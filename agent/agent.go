@@ -71,6 +71,8 @@ type Deps struct {
 	// Devices finds what the host plugs in; nil means the guest's own devices,
 	// waited for as long as shims expect.
 	Devices *device.Finder
+	// CDI says where devices are described that annotations ask for.
+	CDI CDI
 	// SecureMount encrypts disks; nil means that storages which ask for it fail.
 	SecureMount storage.SecureMounter
 	// TrustStore puts the image store on the disk at the path of a node,

@@ -79,9 +79,9 @@ func TestAContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		"devices": {func(r *agentpb.CreateContainerRequest) {
 			r.Devices = []*agentpb.Device{{Type: "blk"}}
 		}, codes.InvalidArgument, "invalid ID and VM path"},
-		"devices by CDI": {func(r *agentpb.CreateContainerRequest) {
-			r.OCI.Annotations = map[string]string{"cdi.k8s.io/vfio16": "nvidia.com/gpu=0"}
-		}, codes.Unimplemented, "asks for devices by CDI"},
+		"devices by CDI of no kind": {func(r *agentpb.CreateContainerRequest) {
+			r.OCI.Annotations = map[string]string{"cdi.k8s.io/vfio16": "gpu"}
+		}, codes.InvalidArgument, "devices by CDI"},
 		"shared mounts": {func(r *agentpb.CreateContainerRequest) {
 			r.SharedMounts = []*agentpb.SharedMount{{Name: "x"}}
 		}, codes.Unimplemented, "shared mounts"},

@@ -75,9 +75,6 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	if err != nil {
 		return err
 	}
-	if err := s.addHooks(spec); err != nil {
-		return err
-	}
 	if err := s.checkPlaces(c.id, r.GetStorages()); err != nil {
 		return err
 	}
@@ -92,6 +89,12 @@ func (s *sandbox) build(ctx context.Context, c *container, r *agentpb.CreateCont
 	done.add(func(context.Context) error { return storage.RemoveTree(s.paths.bundle(c.id)) })
 	granted, err := grantDevices(ctx, s.devices, spec, r.GetDevices())
 	if err != nil {
+		return err
+	}
+	if err := s.cdi.inject(ctx, spec); err != nil {
+		return err
+	}
+	if err := s.addHooks(spec); err != nil { // a description may have brought some
 		return err
 	}
 	if err := s.takeStore(ctx, spec, granted.nodes); err != nil {

@@ -209,11 +209,3 @@ func TestEveryReportedDeviceTypeIsHandled(t *testing.T) {
 		}
 	}
 }
-
-func TestASandboxContainerMayCarryThePodsDeviceAnnotations(t *testing.T) {
-	t.Parallel()
-	g := newGuest(t, guestOptions{})
-	r := g.sandboxContainer("pod")
-	r.OCI.Annotations["cdi.k8s.io/vfio16"] = "nvidia.com/gpu=0"
-	g.created(t, r)
-}

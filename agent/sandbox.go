@@ -27,6 +27,7 @@ type sandbox struct {
 	runtime     *runtime.Runtime
 	unsealer    Unsealer
 	devices     *device.Finder
+	cdi         CDI
 	trustStore  func(ctx context.Context, disk string) error
 	storages    *storage.Manager
 	copier      *copyfile.Copier
@@ -73,7 +74,7 @@ func newSandbox(d Deps) *sandbox {
 		paths:    d.Paths,
 		runtime:  d.Runtime,
 		unsealer: d.Unsealer,
-		devices:  d.Devices, trustStore: d.TrustStore,
+		devices:  d.Devices, trustStore: d.TrustStore, cdi: d.CDI,
 		storages: storage.New(storage.Config{
 			Run: d.Paths.Run, PauseBinary: d.Paths.PauseBinary, Puller: d.Puller,
 			Devices: d.Devices, SecureMount: d.SecureMount, Mapper: mapper.Mapper{}, Sys: d.Paths.Sys, Log: d.Log,

@@ -5,9 +5,7 @@ package agent
 
 import (
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -29,29 +27,7 @@ func checkContainerRequest(r *agentpb.CreateContainerRequest) error {
 	if n := len(r.GetSharedMounts()); n > 0 {
 		return fmt.Errorf("%d shared mounts: %w", n, ErrUnsupported)
 	}
-	if note := cdiNote(r.GetOCI().GetAnnotations()); note != "" {
-		return fmt.Errorf("annotation %.128q asks for devices by CDI: %w", note, ErrUnsupported)
-	}
 	return checkKind(r)
-}
-
-// cdiPrefix begins the annotations by which device plugins ask for devices in
-// the words of the Container Device Interface.
-const cdiPrefix = "cdi.k8s.io/"
-
-// cdiNote returns an annotation that asks for devices by CDI, or "". A sandbox
-// container carries those of its pod and gets none. The guest has nothing that
-// describes devices; to start without them would look like a broken device.
-func cdiNote(annotations map[string]string) string {
-	if annotations["io.katacontainers.pkg.oci.container_type"] == "pod_sandbox" || storage.IsSandbox(annotations) {
-		return ""
-	}
-	for _, note := range slices.Sorted(maps.Keys(annotations)) {
-		if strings.HasPrefix(note, cdiPrefix) {
-			return note
-		}
-	}
-	return ""
 }
 
 // checkKind refuses a container that its specification and its image call
