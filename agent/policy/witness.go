@@ -18,9 +18,10 @@ const (
 	// maxReportText bounds each text of a report, in bytes.
 	maxReportText = 256
 
-	// maxSteps bounds the evaluation steps that are watched for one report.
-	// What a policy fails on after that many is not found.
-	maxSteps = 2 << 20
+	// maxSteps bounds the evaluation steps that are watched for one report, and
+	// with them its memory, some 100 bytes each. What a policy fails on after
+	// that many is not found.
+	maxSteps = 256 << 10
 )
 
 // Failure is one expression of a policy that did not hold for a request. Each
@@ -53,6 +54,7 @@ type witness struct {
 	last   uint64               // query of the latest failure
 	best   []ranked
 	steps  int
+	limit  int // of steps
 }
 
 type ranked struct {
@@ -61,7 +63,7 @@ type ranked struct {
 }
 
 func newWitness(input ast.Value) *witness {
-	return &witness{input: input, parent: map[uint64]uint64{}, from: map[uint64]int{}, step: map[uint64]int{}, at: map[uint64]*ast.Expr{}, parts: map[ast.Var]ast.Ref{}}
+	return &witness{input: input, limit: maxSteps, parent: map[uint64]uint64{}, from: map[uint64]int{}, step: map[uint64]int{}, at: map[uint64]*ast.Expr{}, parts: map[ast.Var]ast.Ref{}}
 }
 
 // Enabled implements topdown.QueryTracer.
@@ -72,7 +74,7 @@ func (w *witness) Config() topdown.TraceConfig { return topdown.TraceConfig{Plug
 
 // TraceEvent implements topdown.QueryTracer.
 func (w *witness) TraceEvent(e topdown.Event) {
-	if w.steps++; w.steps > maxSteps {
+	if w.steps++; w.steps > w.limit {
 		return
 	}
 	switch e.Op {

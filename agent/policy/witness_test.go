@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
@@ -163,5 +164,40 @@ func TestASessionRefusesWhatIsNoRequest(t *testing.T) {
 	}
 	if r, err := s.AskInput(t.Context(), "CreateSandboxRequest", []byte(`{}`)); err != nil || r.Allowed || r.Reason == "" {
 		t.Errorf("a rule that the policy does not have: %+v (%v)", r, err)
+	}
+}
+
+// A request decides how long an evaluation is, so it must not decide how much
+// a report remembers.
+func TestAReportOfALongEvaluationIsBounded(t *testing.T) {
+	t.Parallel()
+	p, err := compile(`package agent_policy
+default WaitProcessRequest := false
+WaitProcessRequest if {
+	some x in numbers.range(1, 100)
+	some y in numbers.range(1, 10)
+	same(x, y, input.container_id)
+}
+same(x, y, id) if { format_int(x + y, 10) == id }
+default SetPolicyRequest := false
+`, []string{"WaitProcessRequest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, err := encode(&agentpb.WaitProcessRequest{ContainerId: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLedger(t.Context(), p, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWitness(input)
+	w.limit = 1000
+	if _, err := p.eval(t.Context(), l.question("WaitProcessRequest", input), &printer{}, w); err != nil {
+		t.Fatal(err)
+	}
+	if w.steps <= w.limit || len(w.parent) > w.limit || len(w.best) == 0 || len(w.best) > maxFailures {
+		t.Errorf("%d steps, %d queries, %d failures", w.steps, len(w.parent), len(w.best))
 	}
 }
