@@ -203,6 +203,9 @@ func (a *assembly) mount(source, dir, fstype string, opts Options) error {
 	if opts.Flags&(unix.MS_BIND|unix.MS_REMOUNT) != 0 || opts.Propagation != 0 {
 		return fmt.Errorf("bind, remount and propagation are not for layers: %w", ErrInvalid)
 	}
+	if n := len(joinWords(opts.Data)); n >= os.Getpagesize() {
+		return fmt.Errorf("%d bytes of mount options: %w", n, ErrInvalid)
+	}
 	if err := unix.Mount(source, dir, fstype, opts.Flags, joinWords(opts.Data)); err != nil {
 		return fmt.Errorf("mount %q (%s): %w", source, fstype, err)
 	}

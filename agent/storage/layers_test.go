@@ -105,6 +105,33 @@ func TestLayersBecomeARootAndAreReleased(t *testing.T) {
 	}
 }
 
+// mount(2) cuts what does not fit a page, and the host chooses how long it is.
+func TestLayersThatDoNotFitAMountAreRefused(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	m.cfg.Devices = disks{"blk 02/01": loopDisk(t, ext4(t))}
+	for id := 150; id <= 250; id += 20 {
+		owner := strings.Repeat("c", id)
+		var list []*agentpb.Storage
+		for range 20 {
+			l := lower(run)
+			l.MountPoint = run + "/" + owner + "/rootfs"
+			list = append(list, l)
+		}
+		err := m.Attach(t.Context(), owner, list)
+		if err == nil {
+			options, readErr := os.ReadFile("/proc/self/mountinfo")
+			if readErr != nil || !strings.Contains(string(options), run+"/"+owner+"/multi-layer/lower-19,") {
+				t.Errorf("an id of %d bytes: mounted without all layers (%v)", id, readErr)
+			}
+			detach(t, m, owner)
+		} else if !errors.Is(err, ErrInvalid) {
+			t.Errorf("an id of %d bytes: %v", id, err)
+		}
+		gone(t, run+"/"+owner+"/multi-layer")
+	}
+}
+
 // The disk of the upper layer is the host's, with what it wants to be there.
 func TestALinkInTheUpperLayerIsNotFollowed(t *testing.T) {
 	t.Parallel()

@@ -111,6 +111,11 @@ func mountAt(s mountSpec) (string, error) {
 		return "", err
 	}
 	data := strings.Join(s.opts.Data, ",")
+	// mount(2) takes one page and drops the rest without a word: a list of
+	// layers that is cut would still mount, without some of them.
+	if len(data) >= os.Getpagesize() {
+		return "", fmt.Errorf("%d bytes of options for the mount on %q: %w", len(data), real, ErrInvalid)
+	}
 	flags := s.opts.Flags &^ unix.MS_REMOUNT
 	bind := flags&unix.MS_BIND != 0
 	first := flags

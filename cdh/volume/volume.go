@@ -216,7 +216,11 @@ func (v *Volumes) addCrypt(ctx context.Context, device, name string, size uint64
 	text := make([]byte, hex.EncodedLen(keySize))
 	hex.Encode(text, key)
 	clear(key)
-	table := fmt.Appendf(make([]byte, 0, 1024), "%s %s 0 %s 0 %s", cipher, text, device, options)
+	// Not by package fmt, whose buffers are pooled and would keep the key.
+	table := make([]byte, 0, len(cipher)+len(text)+len(device)+len(options)+16)
+	table = append(append(append(table, cipher...), ' '), text...)
+	table = append(append(append(table, " 0 "...), device...), " 0 "...)
+	table = append(table, options...)
 	clear(text)
 	node, err := v.cfg.Mapper.ReadWrite(ctx, name, mapper.Target{Type: "crypt", Sectors: size / sector, Params: table})
 	clear(table)
