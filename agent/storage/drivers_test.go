@@ -157,3 +157,30 @@ func TestTheGroupOfAVolumeIsAppliedToAllButLinks(t *testing.T) {
 		t.Errorf("the volume was walked again (%v)", err)
 	}
 }
+
+func TestARemountTakesNoProtectionAway(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	shm := tmpfs(run+"/sandbox/shm", "nosuid", "nodev", "noexec", "size=1048576")
+	write(t, run+"/shared/containers/x/file", "x")
+	bound := &agentpb.Storage{Driver: "bind", Source: run + "/shared/containers/x", Fstype: "bind", MountPoint: run + "/c/x", Options: []string{"ro", "nosuid", "nodev"}}
+	attach(t, m, "c", shm, bound)
+	flags := func(p string) int64 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(p, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Flags & (unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC)
+	}
+	before := [2]int64{flags(shm.MountPoint), flags(bound.MountPoint)}
+	if err := m.Remount(t.Context(), []*agentpb.Storage{tmpfs(shm.MountPoint, "remount", "size=2097152")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Remount(t.Context(), []*agentpb.Storage{tmpfs(bound.MountPoint, "remount", "rw,size=2097152")}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a bind mount was remounted: %v", err)
+	}
+	if after := [2]int64{flags(shm.MountPoint), flags(bound.MountPoint)}; after != before {
+		t.Errorf("flags %x became %x", before, after)
+	}
+	detach(t, m, "c")
+}

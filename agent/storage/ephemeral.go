@@ -134,7 +134,7 @@ func (m *Manager) remountOne(s *agentpb.Storage) (err error) {
 	}
 	m.mu.Lock()
 	e := m.entries[s.GetMountPoint()]
-	attached := e != nil && !e.leaving
+	attached := e != nil && !e.leaving && e.driver == driverEphemeral
 	m.mu.Unlock()
 	if !attached {
 		return fmt.Errorf("nothing is attached there: %w", ErrInvalid)
@@ -144,6 +144,12 @@ func (m *Manager) remountOne(s *agentpb.Storage) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, at.close()) }()
-	flags := opts.Flags | unix.MS_REMOUNT
+	// A remount takes all flags away that it does not name.
+	var st unix.Statfs_t
+	if err := unix.Statfs(at.fdPath(), &st); err != nil {
+		return fmt.Errorf("look at the mount: %w", err)
+	}
+	const kept = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // ST_* have the same values
+	flags := opts.Flags | unix.MS_REMOUNT | uintptr(st.Flags)&kept
 	return unix.Mount("", at.fdPath(), "tmpfs", flags, joinWords(opts.Data))
 }

@@ -264,12 +264,11 @@ func (m *Manager) join(ctx context.Context, owner, point string, e *entry) error
 	m.mu.Lock()
 	m.disown(owner, point)
 	e.refs--
-	last := e.refs == 0 && m.entries[point] == e
-	m.mu.Unlock()
-	if last {
+	if e.refs == 0 && m.entries[point] == e {
 		// The first user left between our wait and now; the entry is ours.
-		return errors.Join(err, m.leave(context.WithoutCancel(ctx), point, e))
+		return errors.Join(err, m.leaveLocked(context.WithoutCancel(ctx), point, e))
 	}
+	m.mu.Unlock()
 	return err
 }
 
@@ -317,14 +316,14 @@ func (m *Manager) unref(ctx context.Context, point string) error {
 		m.mu.Unlock()
 		return nil
 	}
-	m.mu.Unlock()
-	return m.leave(ctx, point, e)
+	return m.leaveLocked(ctx, point, e)
 }
 
-// leave undoes the driver's work. When that fails the entry stays, so that it
-// can be tried again.
-func (m *Manager) leave(ctx context.Context, point string, e *entry) error {
-	m.mu.Lock()
+// leaveLocked undoes the driver's work. When that fails the entry stays, so
+// that it can be tried again. The caller holds m.mu, which is given up here:
+// that nobody else uses the entry and that it is leaving are one step, or
+// somebody could join it in between.
+func (m *Manager) leaveLocked(ctx context.Context, point string, e *entry) error {
 	if m.entries[point] != e {
 		m.mu.Unlock()
 		return nil

@@ -45,32 +45,45 @@ func (m *Manager) watch(ctx context.Context, r request) (releaseFunc, error) {
 	if err != nil {
 		return nil, fmt.Errorf("source of a copy: %w", err)
 	}
-	source, err := from.realPath()
-	if err = errors.Join(err, from.close()); err != nil {
+	source, err := os.OpenRoot(from.fdPath())
+	if err = errors.Join(err, from.close()); errors.Is(err, unix.ENOTDIR) {
+		return m.bindSource(ctx, r)
+	} else if err != nil {
 		return nil, err
 	}
-	at, err := m.makeDir(r.GetMountPoint())
-	if err != nil {
-		return nil, err
+	w := &mirror{source: source}
+	if w.target, w.path, err = m.openTarget(r.GetMountPoint()); err != nil {
+		return nil, errors.Join(err, source.Close())
 	}
-	target, err := at.realPath()
-	if err = errors.Join(err, at.close()); err != nil {
-		return nil, err
-	}
-	w := &mirror{source: source, target: target}
 	err = w.sync()
-	if errors.Is(err, errTooLarge) || errors.Is(err, unix.ENOTDIR) {
-		if err := RemoveTree(target); err != nil {
-			return nil, err
-		}
-		return m.bind(ctx, request{owner: r.owner, Storage: &agentpb.Storage{
-			Source: r.GetSource(), MountPoint: r.GetMountPoint(), Options: []string{"rbind"},
-		}})
+	if err == nil {
+		return m.follow(w), nil
 	}
+	if undoErr := w.remove(); undoErr != nil || !errors.Is(err, errTooLarge) {
+		return nil, errors.Join(err, undoErr)
+	}
+	return m.bindSource(ctx, r)
+}
+
+// openTarget makes the directory of a copy and holds it.
+func (m *Manager) openTarget(point string) (root *os.Root, real string, err error) {
+	at, err := m.makeDir(point)
 	if err != nil {
-		return nil, errors.Join(err, RemoveTree(target))
+		return nil, "", err
 	}
-	return m.follow(w), nil
+	defer func() { err = errors.Join(err, at.close()) }()
+	if real, err = at.realPath(); err != nil {
+		return nil, "", err
+	}
+	root, err = os.OpenRoot(at.fdPath())
+	return root, real, err
+}
+
+// bindSource shows the source itself.
+func (m *Manager) bindSource(ctx context.Context, r request) (releaseFunc, error) {
+	return m.bind(ctx, request{owner: r.owner, Storage: &agentpb.Storage{
+		Source: r.GetSource(), MountPoint: r.GetMountPoint(), Options: []string{"rbind"},
+	}})
 }
 
 // watchRoots are the directories of copies, of the two kinds of shims.
@@ -106,16 +119,30 @@ func (m *Manager) follow(w *mirror) releaseFunc {
 	return func(context.Context) error {
 		cancel()
 		running.Wait()
-		return RemoveTree(w.target)
+		return w.remove()
 	}
 }
 
 var errTooLarge = errors.New("too large for a copy")
 
-// mirror is a copy of a directory tree.
+// mirror is a copy of a directory tree. Both ends are held by descriptor: the
+// host may put a link in the place of either at any time.
 type mirror struct {
-	source, target string
+	source, target *os.Root
+	path           string // real path of the target
 	seen           map[string]entryState
+	closed         bool
+}
+
+// remove takes the copy away. It can be repeated.
+func (w *mirror) remove() error {
+	if !w.closed {
+		if err := errors.Join(w.source.Close(), w.target.Close()); err != nil {
+			return err
+		}
+		w.closed = true
+	}
+	return RemoveTree(w.path)
 }
 
 // entryState is what tells one version of an entry from another.
@@ -129,21 +156,12 @@ type entryState struct {
 // sync brings the copy in step with its source. New and changed entries come
 // before the old ones go, files before links: the tree of links by which
 // Kubernetes replaces many files at once is never without its target.
-func (w *mirror) sync() (err error) {
-	from, err := os.OpenRoot(w.source)
-	if err != nil {
-		return fmt.Errorf("open source: %w", err)
-	}
-	defer func() { err = errors.Join(err, from.Close()) }()
+func (w *mirror) sync() error {
+	from, to := w.source, w.target
 	now, err := scan(from)
 	if err != nil {
 		return err
 	}
-	to, err := os.OpenRoot(w.target)
-	if err != nil {
-		return fmt.Errorf("open copy: %w", err)
-	}
-	defer func() { err = errors.Join(err, to.Close()) }()
 	for _, kind := range []fs.FileMode{fs.ModeDir, 0, fs.ModeSymlink} {
 		for _, name := range slices.Sorted(maps.Keys(now)) {
 			e := now[name]

@@ -47,6 +47,51 @@ func has(t *testing.T, file, want string) {
 	}
 }
 
+func newMirror(t *testing.T, source string) *mirror {
+	t.Helper()
+	w := &mirror{path: t.TempDir()}
+	var err, err2 error
+	w.source, err = os.OpenRoot(source)
+	w.target, err2 = os.OpenRoot(w.path)
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// The host may replace either directory by a link while the copy follows.
+func TestACopyDoesNotFollowALinkInPlaceOfItsEnds(t *testing.T) {
+	t.Parallel()
+	dir, outside := t.TempDir(), t.TempDir()
+	source := filepath.Join(dir, "source")
+	write(t, source+"/file", "one")
+	write(t, outside+"/secret", "of the guest")
+	w := newMirror(t, source)
+	for _, end := range []string{source, w.path} {
+		if err := errors.Join(os.Rename(end, end+"-moved"), os.Symlink(outside, end)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, source+"-moved/new", "two")
+	if err := w.sync(); err != nil {
+		t.Fatal(err)
+	}
+	has(t, w.path+"-moved/new", "two")
+	gone(t, w.path+"-moved/secret")
+	list, err := os.ReadDir(outside)
+	if err != nil || len(list) != 1 {
+		t.Errorf("outside: %v (%v)", list, err)
+	}
+	if err := os.RemoveAll(w.path + "-moved"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestACopyFollowsItsSource(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)
@@ -57,7 +102,7 @@ func TestACopyFollowsItsSource(t *testing.T) {
 	if mounted(t, s.MountPoint) {
 		t.Error("the source itself is mounted")
 	}
-	w := &mirror{source: s.Source, target: t.TempDir()}
+	w := newMirror(t, s.Source)
 	if err := w.sync(); err != nil {
 		t.Fatal(err)
 	}
@@ -68,9 +113,9 @@ func TestACopyFollowsItsSource(t *testing.T) {
 	if err := w.sync(); err != nil {
 		t.Fatal(err)
 	}
-	has(t, w.target+"/settings", "two")
-	gone(t, w.target+"/..v1")
-	if link, err := os.Readlink(w.target + "/..data"); err != nil || link != "..v2" {
+	has(t, w.path+"/settings", "two")
+	gone(t, w.path+"/..v1")
+	if link, err := os.Readlink(w.path + "/..data"); err != nil || link != "..v2" {
 		t.Errorf("..data leads to %q (%v)", link, err)
 	}
 	write(t, s.Source+"/..v2/settings", "other")
@@ -80,7 +125,7 @@ func TestACopyFollowsItsSource(t *testing.T) {
 	if err := w.sync(); err != nil {
 		t.Fatal(err)
 	}
-	has(t, w.target+"/settings", "other")
+	has(t, w.path+"/settings", "other")
 	detach(t, m, "c")
 	gone(t, s.MountPoint)
 	has(t, s.Source+"/settings", "other")
