@@ -158,7 +158,7 @@ func (c *Container) launch(ctx context.Context, l launch) (*Process, error) {
 	done := make(chan error, 1)
 	c.work.Go(func() {
 		defer l.settled()
-		done <- c.lc.Start(l.lp)
+		done <- c.start(l.lp)
 	})
 	select {
 	case err = <-done:
