@@ -10,13 +10,14 @@ import (
 )
 
 // imageDigestNote is the annotation by which an owner demands a manifest digest
-// of an image that the pod names by tag. The policy has to pin it.
+// of an image that the pod names by tag. The policy has to pin it: package policy
+// does for generated ones.
 const imageDigestNote = "io.cocoon.image-digest"
 
 // imageNameNotes are the annotations in which containerd and CRI-O put the name
-// of a container's image. Policies pin them; the reference that the guest pulls
-// stands in another place of the same request, which many policies do not look
-// at.
+// of a container's image. The reference that the guest pulls stands in another
+// place of the same request. Both are the host's word; that they are what the
+// policy names is for package policy to say.
 func imageNameNotes() []string {
 	return []string{"io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"}
 }

@@ -8,6 +8,8 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -29,8 +31,9 @@ type denial struct {
 	req    proto.Message
 	reason string   // of the engine itself
 	prints []string // of the policy
+	hidden bool     // the prints are not for the host
 	// explain finds the expressions that failed; nil if the engine refused.
-	explain func(secrets []string) ([]Failure, error)
+	explain func(shown ast.Value, secrets []string) ([]Failure, error)
 }
 
 // refuse reports d to the owner and returns the error for the host, of the
@@ -43,7 +46,7 @@ func (e *Engine) refuse(ctx context.Context, d denial) error {
 	prints := hideSecrets(d.prints, secrets)
 	if e.limiter.Allow() {
 		e.cfg.Owner.LogAttrs(ctx, slog.LevelWarn, "request denied by policy",
-			slog.String("rule", d.rule), slog.Any("failed", e.failed(d, secrets)), slog.String("reason", d.reason),
+			slog.String("rule", d.rule), slog.Any("failed", e.failed(d, input, secrets)), slog.String("reason", d.reason),
 			slog.Any("prints", prints), slog.Any("request", asJSON(input)))
 		e.cfg.Log.Warn("request denied by policy", "rule", d.rule)
 	}
@@ -51,7 +54,7 @@ func (e *Engine) refuse(ctx context.Context, d denial) error {
 	switch {
 	case d.reason != "":
 		text += d.reason
-	case e.cfg.HidePrints && len(prints) > 0:
+	case d.hidden && len(prints) > 0:
 		text += "the reason is in the owner's log"
 	default:
 		text += strings.Join(prints, " ")
@@ -61,11 +64,11 @@ func (e *Engine) refuse(ctx context.Context, d denial) error {
 
 // failed returns the expressions for which the policy refused, or why they are
 // not known.
-func (e *Engine) failed(d denial, secrets []string) any {
+func (e *Engine) failed(d denial, shown ast.Value, secrets []string) any {
 	if d.explain == nil || d.reason != "" {
 		return []Failure{}
 	}
-	list, err := d.explain(secrets)
+	list, err := d.explain(shown, secrets)
 	if err != nil {
 		return err.Error()
 	}
@@ -76,22 +79,23 @@ func (e *Engine) failed(d denial, secrets []string) any {
 // prints. Prints show strings as they are and inside of composite values
 // quoted, so both forms are replaced.
 func hideSecrets(prints, secrets []string) []string {
-	var find []string
+	shown := map[string]string{}
 	for _, entry := range secrets {
-		_, value, ok := strings.Cut(entry, "=")
+		name, value, ok := strings.Cut(entry, "=")
 		if !ok {
 			value = entry
 		}
 		if ok && value != "" {
-			find = append(find, entry, quotedInside(entry))
+			shown[entry] = name + "=" + redacted
+			shown[quotedInside(entry)] = quotedInside(name) + "=" + redacted
 		}
 		if len(value) >= minSecret {
-			find = append(find, value, quotedInside(value))
+			shown[value], shown[quotedInside(value)] = redacted, redacted
 		}
 	}
-	pairs := make([]string, 0, 2*len(find))
-	for _, s := range sortedByLength(find) {
-		pairs = append(pairs, s, redacted)
+	var pairs []string
+	for _, s := range sortedByLength(slices.Collect(maps.Keys(shown))) {
+		pairs = append(pairs, s, shown[s])
 	}
 	r := strings.NewReplacer(pairs...)
 	out := make([]string, len(prints))

@@ -77,7 +77,7 @@ func TestNoEnvironmentValueLeavesTheGuest(t *testing.T) {
 func TestTheOwnerGetsTheWholeRequestAsOneJSONLine(t *testing.T) {
 	t.Parallel()
 	owner, log := ownerLog()
-	e := loaded(t, Config{Owner: owner, HidePrints: true}, talkative)
+	e := loaded(t, Config{Owner: owner}, talkative+"\nHidePrintsFromHost := true")
 	err := create(t, e, appContainer(t, "c1"), nil)
 	if got, want := status.Convert(err).Message(), "CreateContainerRequest is blocked by policy: the reason is in the owner's log"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -120,7 +120,7 @@ func TestADenialIsCapped(t *testing.T) {
 		_, err := ask(t.Context(), e, "ExecProcess", &agentpb.ExecProcessRequest{}, nil)
 		msg := status.Convert(err).Message()
 		if limit == 0 {
-			limit = 64 << 10
+			limit = 16 << 10
 		}
 		if len(msg) > limit || len(msg) < limit-3 || !utf8.ValidString(msg) {
 			t.Errorf("limit %d: got %d bytes, valid %v", limit, len(msg), utf8.ValidString(msg))

@@ -17,11 +17,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown/print"
 )
 
-// Bounds on what one evaluation may print.
-const (
-	maxPrintLines = 4096
-	maxPrintBytes = 256 << 10
-)
+// maxPrintBytes bounds what is kept of the prints of one evaluation.
+const maxPrintBytes = 16 << 10
 
 // verdict is what a rule said about a request.
 type verdict struct {
@@ -55,13 +52,13 @@ func (p *program) decide(ctx context.Context, ev evaluation) (verdict, error) {
 
 // explain evaluates a rule once more and returns the expressions that failed.
 // It takes several times as long as the decision.
-func (p *program) explain(ctx context.Context, ev evaluation, secrets []string) ([]Failure, error) {
-	w := newWitness(ev.input)
+func (p *program) explain(ctx context.Context, ev evaluation, shown ast.Value, secrets []string) ([]Failure, error) {
+	w := newWitness(shown, secrets)
 	ev.limit *= explainFactor
 	if _, err := p.eval(ctx, ev, &printer{}, w); err != nil && !errors.Is(err, errUndefined) {
 		return nil, fmt.Errorf("explain: %w", err)
 	}
-	return w.failures(secrets), nil
+	return w.failures(), nil
 }
 
 // explainFactor is how much longer an evaluation may take that is watched.
@@ -150,23 +147,27 @@ func readOps(v ast.Value) (jsonpatch.Patch, error) {
 	return parseOps(raw)
 }
 
-// printer collects prints within bounds.
+// printer collects the last prints of an evaluation: a policy that looks for a
+// container prints of each one, and that of the request is seldom the first.
 type printer struct {
 	lines []string
 	bytes int
 }
 
-// Print implements print.Hook. What exceeds the bounds is left out.
+// Print implements print.Hook.
 func (p *printer) Print(c print.Context, text string) error {
 	row := 0
 	if c.Location != nil {
 		row = c.Location.Row
 	}
 	line := fmt.Sprintf("%s:%d: %s", policyPackage, row, text)
-	if len(p.lines) >= maxPrintLines || p.bytes+len(line) > maxPrintBytes {
-		return nil
-	}
+	line = cut(line, maxPrintBytes)
 	p.lines = append(p.lines, line)
 	p.bytes += len(line)
+	drop := 0
+	for ; p.bytes > maxPrintBytes; drop++ {
+		p.bytes -= len(p.lines[drop])
+	}
+	p.lines = p.lines[drop:]
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/open-policy-agent/opa/v1/ast"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -117,8 +118,10 @@ func (c *call) ask(ctx context.Context, req proto.Message) error {
 		return nil
 	}
 	refusal := c.engine.refuse(ctx, denial{
-		rule: c.rule, req: req, reason: v.reason, prints: v.prints,
-		explain: func(secrets []string) ([]Failure, error) { return l.prog.explain(ctx, asked, secrets) },
+		rule: c.rule, req: req, reason: v.reason, prints: v.prints, hidden: l.hidePrints,
+		explain: func(shown ast.Value, secrets []string) ([]Failure, error) {
+			return l.prog.explain(ctx, asked, shown, secrets)
+		},
 	})
 	if r, ok := req.(*agentpb.ReadStreamRequest); ok {
 		c.denyRead(ctx, r)

@@ -43,7 +43,9 @@ var takingAway = []string{
 type ledger struct {
 	prog         *program
 	limit        time.Duration
-	allowFailing bool // a denied or undefined request is allowed
+	allowFailing bool      // a denied or undefined request is allowed
+	hidePrints   bool      // the host does not get what the policy prints
+	pins         imagePins // of a generated policy's containers
 	doc          document
 	pending      []*change // in the order of their decisions; the first is unsettled
 	inconsistent bool
@@ -57,25 +59,38 @@ type change struct {
 	settled bool // the handler succeeded
 }
 
-// newLedger starts p with an empty state and asks it once whether it allows
-// failing requests. That question knows nothing of the policy it replaces.
+// newLedger starts p with an empty state and asks it once for its settings. These
+// questions know nothing of the policy it replaces.
 func newLedger(ctx context.Context, p *program, limit time.Duration) (*ledger, error) {
 	doc, err := newDocument([]byte(emptyState))
 	if err != nil {
 		return nil, err
 	}
 	l := &ledger{prog: p, limit: limit, doc: doc}
-	v, err := p.decide(ctx, l.question(failingRule, ast.NewObject()))
+	if l.pins, err = p.imagePins(ctx, l); err != nil {
+		return nil, err
+	}
+	if l.allowFailing, err = l.setting(ctx, failingRule); err != nil {
+		return nil, err
+	}
+	if l.hidePrints, err = l.setting(ctx, hideRule); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// setting asks for a rule about the policy as a whole; one that it lacks is false.
+func (l *ledger) setting(ctx context.Context, rule string) (bool, error) {
+	v, err := l.prog.decide(ctx, l.question(rule, ast.NewObject()))
 	switch {
 	case errors.Is(err, errUndefined):
-		return l, nil
+		return false, nil
 	case err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("evaluate %s: %w", failingRule, err)
+		return false, fmt.Errorf("evaluate %s: %w", rule, err)
 	case err != nil:
-		return nil, fmt.Errorf("%w: %s: %w", ErrBadPolicy, failingRule, err)
+		return false, fmt.Errorf("%w: %s: %w", ErrBadPolicy, rule, err)
 	}
-	l.allowFailing = v.allowed
-	return l, nil
+	return v.allowed, nil
 }
 
 func (l *ledger) question(rule string, input ast.Value) evaluation {
@@ -91,6 +106,11 @@ func (l *ledger) decide(ctx context.Context, rule string, input ast.Value) (verd
 	v, err := l.prog.decide(ctx, l.question(rule, input))
 	if l.mayFail(v, err) {
 		return verdict{allowed: true, prints: v.prints}, nil, nil
+	}
+	if err == nil && v.allowed && rule == createRule && !l.allowFailing {
+		if v.reason = l.wrongImage(input, v.ops); v.reason != "" {
+			v.allowed, v.ops = false, nil
+		}
 	}
 	if err != nil || !v.allowed || len(v.ops) == 0 || l.inconsistent {
 		return v, nil, err
@@ -151,6 +171,8 @@ func (l *ledger) repeat(ctx context.Context, c *change) error {
 		return err
 	case !v.allowed:
 		return errors.New("it is refused without the undone change")
+	case c.rule == createRule && !l.allowFailing && l.wrongImage(c.input, v.ops) != "":
+		return errors.New("its image is refused without the undone change")
 	}
 	// Kept even without changes: its handler may still be at work, and fail.
 	_, err = l.record(v, c)

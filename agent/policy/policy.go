@@ -18,7 +18,7 @@ import (
 
 const (
 	defaultEvalLimit = 5 * time.Second
-	defaultMaxDenial = 64 << 10
+	defaultMaxDenial = 16 << 10
 
 	// Lines of the owner's log that denials may cause per second. The host
 	// decides how many requests are denied, so it must not decide the amount.
@@ -44,12 +44,8 @@ type Config struct {
 	// not be readable by the host. Give it a JSON handler. Nil means none.
 	Owner *slog.Logger
 
-	// MaxDenial caps the error text of a denial, in bytes; 0 means 64 KiB.
+	// MaxDenial caps the error text of a denial, in bytes; 0 means 16 KiB.
 	MaxDenial int
-
-	// HidePrints keeps the policy's prints out of error texts, which the host
-	// reads. The owner's log has them in any case.
-	HidePrints bool
 
 	// EvalLimit is the time one decision may take; 0 means 5 s.
 	EvalLimit time.Duration

@@ -229,6 +229,9 @@ CreateSandboxRequest := false if {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if last := v.prints[len(v.prints)-1]; !strings.HasPrefix(last, "agent_policy:3: 20000 ") {
+		t.Errorf("the last print is lost; kept is %.40q", last)
+	}
 	if n := len(strings.Join(v.prints, "")); n > maxPrintBytes || n < maxPrintBytes/2 {
 		t.Errorf("%d bytes of prints were kept, want at most %d and not much less", n, maxPrintBytes)
 	}

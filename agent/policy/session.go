@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"google.golang.org/protobuf/proto"
@@ -57,31 +58,39 @@ func (s *Session) Ask(ctx context.Context, req proto.Message) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	_, secrets, err := encodeRedacted(req)
+	shown, secrets, err := encodeRedacted(req)
 	if err != nil {
 		return Report{}, err
 	}
-	return s.ask(ctx, string(req.ProtoReflect().Descriptor().Name()), input, secrets)
+	return s.ask(ctx, string(req.ProtoReflect().Descriptor().Name()), question{input, shown, secrets})
 }
 
 // AskInput puts a request to the policy that is in the form in which rules see
-// it, as upstream's agent logs it.
+// it, as upstream's agent logs it. Nothing is removed from what the report shows:
+// in that form nobody can tell what is secret.
 func (s *Session) AskInput(ctx context.Context, rule string, input []byte) (Report, error) {
 	v, err := ast.ValueFromReader(bytes.NewReader(input))
 	if err != nil {
 		return Report{}, fmt.Errorf("decode the input of %s: %w", rule, err)
 	}
-	return s.ask(ctx, rule, v, nil)
+	return s.ask(ctx, rule, question{input: v, shown: v})
 }
 
-func (s *Session) ask(ctx context.Context, rule string, input ast.Value, secrets []string) (Report, error) {
-	if _, ok := s.ledger.prog.queries[rule]; !ok || rule == failingRule {
+// question is a request in the form that rules see, and in that which may be
+// shown.
+type question struct {
+	input, shown ast.Value
+	secrets      []string
+}
+
+func (s *Session) ask(ctx context.Context, rule string, q question) (Report, error) {
+	if _, ok := s.ledger.prog.queries[rule]; !ok || slices.Contains([]string{failingRule, hideRule, dataRule}, rule) {
 		return Report{}, fmt.Errorf("%q: %w", rule, ErrNoRule)
 	}
 	r := Report{Rule: rule}
-	question := s.ledger.question(rule, input)
-	v, change, err := s.ledger.decide(ctx, rule, input)
-	r.Prints = hideSecrets(v.prints, secrets)
+	asked := s.ledger.question(rule, q.input)
+	v, change, err := s.ledger.decide(ctx, rule, q.input)
+	r.Prints = hideSecrets(v.prints, q.secrets)
 	r.Reason = v.reason
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -95,6 +104,6 @@ func (s *Session) ask(ctx context.Context, rule string, input ast.Value, secrets
 		}
 		return r, nil
 	}
-	r.Failed, err = s.ledger.prog.explain(ctx, question, secrets)
+	r.Failed, err = s.ledger.prog.explain(ctx, asked, q.shown, q.secrets)
 	return r, err
 }

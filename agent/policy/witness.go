@@ -45,7 +45,8 @@ type Failure struct {
 // through a list of containers, fails in many places; the one that got
 // furthest is the one that the request was meant for.
 type witness struct {
-	input  ast.Value
+	input  ast.Value            // what reports show of the request: redacted
+	hide   func(string) string  // removes its secrets from a text
 	parent map[uint64]uint64    // query by the query that it was called from
 	from   map[uint64]int       // and the step at which it was
 	step   map[uint64]int       // of the latest evaluation, by query
@@ -62,8 +63,11 @@ type ranked struct {
 	progress []int // index of the expression in each query, the outermost first
 }
 
-func newWitness(input ast.Value) *witness {
-	return &witness{input: input, limit: maxSteps, parent: map[uint64]uint64{}, from: map[uint64]int{}, step: map[uint64]int{}, at: map[uint64]*ast.Expr{}, parts: map[ast.Var]ast.Ref{}}
+// newWitness returns a witness that shows parts of the request as they are in
+// shown, and removes secrets from what else it shows.
+func newWitness(shown ast.Value, secrets []string) *witness {
+	hide := func(text string) string { return hideSecrets([]string{text}, secrets)[0] }
+	return &witness{input: shown, hide: hide, limit: maxSteps, parent: map[uint64]uint64{}, from: map[uint64]int{}, step: map[uint64]int{}, at: map[uint64]*ast.Expr{}, parts: map[ast.Var]ast.Ref{}}
 }
 
 // Enabled implements topdown.QueryTracer.
@@ -238,7 +242,7 @@ func (w *witness) describe(e topdown.Event, x *ast.Expr) Failure {
 	for _, order := range [][2]int{{0, 1}, {1, 0}} {
 		got, other := operands[order[0]], operands[order[1]]
 		if part, is := w.part(got); is {
-			f.Field = cut(pathText(part, e.Locals), maxReportText)
+			f.Field = cut(w.hide(pathText(part, e.Locals)), maxReportText)
 			f.Got, f.Wanted = w.valueText(e, got), w.valueText(e, other)
 			return f
 		}
@@ -275,15 +279,30 @@ func pathText(ref ast.Ref, locals *ast.ValueMap) string {
 // valueText writes the value that a term had, or "" if it is not known.
 func (w *witness) valueText(e topdown.Event, t *ast.Term) string {
 	value := t.Value
-	if ref, ok := value.(ast.Ref); ok {
+	if part, is := w.part(t); is {
+		if value = w.follow(e, part); value == nil {
+			value = w.local(e, t) // of an element whose index is not known
+		}
+	} else if ref, ok := value.(ast.Ref); ok {
 		value = w.follow(e, ref)
-	} else if name, isVar := value.(ast.Var); isVar {
-		value = e.Locals.Get(name)
+	} else {
+		value = w.local(e, t)
 	}
 	if value == nil || !value.IsGround() {
 		return ""
 	}
-	return cut(value.String(), maxReportText)
+	return cut(w.hide(value.String()), maxReportText)
+}
+
+// local returns the value that a term has by itself or as a variable, or nil.
+func (w *witness) local(e topdown.Event, t *ast.Term) ast.Value {
+	switch v := t.Value.(type) {
+	case ast.Var:
+		return e.Locals.Get(v)
+	case ast.Ref:
+		return nil
+	}
+	return t.Value
 }
 
 // follow returns what a reference into the request or a variable leads to, or
@@ -315,13 +334,11 @@ func (w *witness) follow(e topdown.Event, ref ast.Ref) ast.Value {
 	return value
 }
 
-// failures returns what was remembered, the furthest first, with the secrets of
-// the request removed.
-func (w *witness) failures(secrets []string) []Failure {
+// failures returns what was remembered, the furthest first.
+func (w *witness) failures() []Failure {
 	var list []Failure
 	for _, r := range w.best {
-		texts := hideSecrets([]string{r.Expression, r.Field, r.Wanted, r.Got}, secrets)
-		list = append(list, Failure{Line: r.Line, Expression: texts[0], Field: texts[1], Wanted: texts[2], Got: texts[3]})
+		list = append(list, r.Failure)
 	}
 	return list
 }

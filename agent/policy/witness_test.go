@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"cocoon/internal/wire/agentpb"
+	"cocoon/internal/wire/typespb"
 )
 
 const picky = `package agent_policy
@@ -46,6 +47,12 @@ SignalProcessRequest if { not input.signal == 9 }
 default WaitProcessRequest := false
 WaitProcessRequest if { input.container_id in {"a", "b"} }
 default SetPolicyRequest := false
+default UpdateRoutesRequest := false
+UpdateRoutesRequest if {
+	some i
+	first(input.routes.Routes[i].device)
+}
+first(device) if { device == "eth0" }
 `
 
 func TestAReportNamesWhatCameClosest(t *testing.T) {
@@ -60,7 +67,8 @@ func TestAReportNamesWhatCameClosest(t *testing.T) {
 		"an argument":    {exec("c1", "/", "sh", "-x"), Failure{16, "b == c.Args[j]", "process.Args[1]", `"-c"`, `"-x"`}},
 		"a directory":    {exec("c1", "/tmp", "sh", "-c"), Failure{14, "c.Cwd == p.Cwd", "process.Cwd", `"/x"`, `"/tmp"`}},
 		"a list":         {exec("x", "/", "sh"), Failure{6, "input.process.Args in allowed", "process.Args", `{["id"]}`, `["sh"]`}},
-		"an environment": {exec("c1", "/", "sh", "-c"), Failure{17, "startswith(p.Env[0], c.prefix)", "process.Env[0]", `"HOME="`, `"<redacted>"`}},
+		"an environment": {exec("c1", "/", "sh", "-c"), Failure{17, "startswith(p.Env[0], c.prefix)", "process.Env[0]", `"HOME="`, `"TOKEN=<redacted>"`}},
+		"an element":     {&agentpb.UpdateRoutesRequest{Routes: &agentpb.Routes{Routes: []*typespb.Route{{Device: "lo"}}}}, Failure{33, `device == "eth0"`, "routes.Routes[…].device", `"eth0"`, `"lo"`}},
 		"an id":          {&agentpb.WaitProcessRequest{ContainerId: "c"}, Failure{26, `input.container_id in {"a", "b"}`, "container_id", `{"a", "b"}`, `"c"`}},
 	} {
 		s, err := NewSession(t.Context(), picky)
@@ -151,7 +159,7 @@ func TestASessionRefusesWhatIsNoRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, rule := range []string{"", "containers", "Exec", failingRule, "data.x"} {
+	for _, rule := range []string{"", "containers", "Exec", failingRule, hideRule, dataRule, "data.x"} {
 		if r, err := s.AskInput(t.Context(), rule, []byte("{}")); !errors.Is(err, ErrNoRule) {
 			t.Errorf("%q: %+v (%v)", rule, r, err)
 		}
@@ -192,7 +200,7 @@ default SetPolicyRequest := false
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWitness(input)
+	w := newWitness(input, nil)
 	w.limit = 1000
 	if _, err := p.eval(t.Context(), l.question("WaitProcessRequest", input), &printer{}, w); err != nil {
 		t.Fatal(err)

@@ -106,6 +106,8 @@ func parseLine(line []byte) (q request, skip bool, err error) {
 	switch {
 	case f.Method != "" && f.Kind != "":
 		return q, false, fmt.Errorf("both method and kind: %w", ErrBadRequest)
+	case f.Method != "" && f.Request != nil, f.Kind != "" && f.Body != nil:
+		return q, false, fmt.Errorf("body goes with method, and request with kind: %w", ErrBadRequest)
 	case f.Method != "":
 		q.msg, skip, err = decodeBody(f.Method, f.Body)
 		return q, skip, err
