@@ -105,7 +105,7 @@ func TestAWorkloadCannotOverwriteTheAgent(t *testing.T) {
 	t.Parallel()
 	before := ownBinary(t)
 	g := newGuest(t, guestOptions{})
-	const attack = `i=0; while [ $i -lt 200 ]; do for f in /proc/[0-9]*/exe; do { echo overwritten >"$f"; } 2>/dev/null; done; i=$((i+1)); done; echo done`
+	const attack = `i=0; while :; do for f in /proc/[0-9]*/exe; do { echo overwritten >"$f"; } 2>/dev/null; done; i=$((i+1)); [ $i -eq 20 ] && echo done; done`
 	g.created(t, g.container("attacker", "sh", "-c", attack))
 	if _, err := g.StartContainer(limited(t), &agentpb.StartContainerRequest{ContainerId: "attacker"}); err != nil {
 		t.Fatal(err)
@@ -116,11 +116,14 @@ func TestAWorkloadCannotOverwriteTheAgent(t *testing.T) {
 			Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: "/", User: &agentpb.User{},
 		}})
 		if err != nil {
-			break // the attacker may be at its end
+			t.Fatal(err)
 		}
-		g.wait(t, "attacker", id)
+		if code := g.wait(t, "attacker", id); code != 0 {
+			t.Errorf("%s ended with %d", id, code)
+		}
 	}
 	g.readUntil(t, "attacker", "", "done")
+	g.remove(t, "attacker")
 	r := g.container("self", "/proc/self/exe")
 	if _, err := g.CreateContainer(limited(t), r); err == nil {
 		if _, err := g.StartContainer(limited(t), &agentpb.StartContainerRequest{ContainerId: "self"}); err == nil {
@@ -166,8 +169,11 @@ func TestAForkBombStaysInItsContainer(t *testing.T) {
 		if p.GetCurrent() > 24 || p.GetLimit() != 24 {
 			t.Fatalf("%d processes of %d", p.GetCurrent(), p.GetLimit())
 		}
-		if p.GetCurrent() == 24 || time.Since(began) > 20*time.Second {
+		if p.GetCurrent() == 24 {
 			break
+		}
+		if time.Since(began) > 20*time.Second {
+			t.Fatalf("the bomb stays at %d processes: nothing was tried", p.GetCurrent())
 		}
 	}
 	g.started(t, "beside", "true")

@@ -6,10 +6,12 @@ package runtime
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 )
 
@@ -170,5 +172,33 @@ func TestAStateDirectoryBelowTheExecutableIsNoticed(t *testing.T) {
 	}
 	if _, err := isAbove(dir, filepath.Join(dir, "none")); err == nil {
 		t.Error("a directory that does not exist passed")
+	}
+}
+
+// Each limit that a request can set is taken over, and stays when a later one
+// does not name it.
+func TestAnUpdateTakesEachLimitOver(t *testing.T) {
+	t.Parallel()
+	one, two := uint64(1), int64(2)
+	set := cgroups.Resources{
+		Memory: 1, MemoryReservation: 1, MemorySwap: 1, CpuShares: 1, CpuQuota: 1, CpuBurst: &one, CpuPeriod: 1, CpuRtRuntime: 1, CpuRtPeriod: 1,
+		CpusetCpus: "0", CpusetMems: "0", CPUIdle: &two, PidsLimit: &two, BlkioWeight: 10, BlkioLeafWeight: 10,
+		BlkioWeightDevice:            []*cgroups.WeightDevice{{Weight: 10}},
+		BlkioThrottleReadBpsDevice:   []*cgroups.ThrottleDevice{{Rate: 1}},
+		BlkioThrottleWriteBpsDevice:  []*cgroups.ThrottleDevice{{Rate: 2}},
+		BlkioThrottleReadIOPSDevice:  []*cgroups.ThrottleDevice{{Rate: 3}},
+		BlkioThrottleWriteIOPSDevice: []*cgroups.ThrottleDevice{{Rate: 4}},
+		HugetlbLimit:                 []*cgroups.HugepageLimit{{Pagesize: "2MB", Limit: 1}}, OomKillDisable: true, MemorySwappiness: &one,
+		CpuWeight: 1, Unified: map[string]string{"memory.high": "1"}, MemoryCheckBeforeUpdate: true,
+	}
+	got := merge(cgroups.Resources{}, &set)
+	if !reflect.DeepEqual(got, set) {
+		t.Errorf("taken over: %+v", got)
+	}
+	if got = merge(set, &cgroups.Resources{}); !reflect.DeepEqual(got, set) {
+		t.Errorf("kept: %+v", got)
+	}
+	if got = merge(set, &cgroups.Resources{Memory: 5}); got.Memory != 5 || got.CpuShares != 1 {
+		t.Errorf("one of them: %+v", got)
 	}
 }

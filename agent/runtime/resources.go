@@ -143,11 +143,32 @@ func merge(a cgroups.Resources, b *cgroups.Resources) cgroups.Resources {
 	overlay(&a.CpuPeriod, b.CpuPeriod)
 	overlay(&a.CpusetCpus, b.CpusetCpus)
 	overlay(&a.CpusetMems, b.CpusetMems)
+	overlay(&a.CpuBurst, b.CpuBurst)
+	overlay(&a.CpuRtRuntime, b.CpuRtRuntime)
+	overlay(&a.CpuRtPeriod, b.CpuRtPeriod)
+	overlay(&a.CPUIdle, b.CPUIdle)
 	overlay(&a.PidsLimit, b.PidsLimit)
-	if len(b.HugetlbLimit) > 0 {
-		a.HugetlbLimit = b.HugetlbLimit
+	overlay(&a.MemorySwappiness, b.MemorySwappiness)
+	overlay(&a.OomKillDisable, b.OomKillDisable)
+	overlay(&a.MemoryCheckBeforeUpdate, b.MemoryCheckBeforeUpdate)
+	overlay(&a.BlkioWeight, b.BlkioWeight)
+	overlay(&a.BlkioLeafWeight, b.BlkioLeafWeight)
+	overlayList(&a.BlkioWeightDevice, b.BlkioWeightDevice)
+	overlayList(&a.BlkioThrottleReadBpsDevice, b.BlkioThrottleReadBpsDevice)
+	overlayList(&a.BlkioThrottleWriteBpsDevice, b.BlkioThrottleWriteBpsDevice)
+	overlayList(&a.BlkioThrottleReadIOPSDevice, b.BlkioThrottleReadIOPSDevice)
+	overlayList(&a.BlkioThrottleWriteIOPSDevice, b.BlkioThrottleWriteIOPSDevice)
+	overlayList(&a.HugetlbLimit, b.HugetlbLimit)
+	if len(b.Unified) > 0 {
+		a.Unified = b.Unified
 	}
 	return a
+}
+
+func overlayList[T any](to *[]T, v []T) {
+	if len(v) > 0 {
+		*to = v
+	}
 }
 
 func overlay[T comparable](to *T, v T) {

@@ -122,13 +122,13 @@ func (a *assembly) mountUpper(ctx context.Context, l *layer) error {
 	return nil
 }
 
-// hold opens a directory of the upper layer so that it stays the same one. A
-// disk of the host may hold a link in its place.
-func (a *assembly) hold(name string) (place, error) {
-	p := filepath.Join(a.upper, name)
+// hold opens a directory so that it stays the same one, and has a short name in
+// mount options, which have to fit one page. A disk of the host may hold a link
+// in the place of an upper directory.
+func hold(p string) (place, error) {
 	fd, err := unix.Open(p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return place{}, fmt.Errorf("%q of the upper layer: %w: %w", name, ErrInvalid, err)
+		return place{}, fmt.Errorf("layer directory %q: %w: %w", p, ErrInvalid, err)
 	}
 	return place{f: os.NewFile(uintptr(fd), p)}, nil
 }
@@ -240,15 +240,16 @@ func (a *assembly) mkdir(template string) error {
 
 // overlay mounts all layers on the container's root.
 func (a *assembly) overlay(target string) (err error) {
-	data := []string{"lowerdir=" + strings.Join(a.lower, ":")}
-	for _, name := range []string{"upper", "work"} {
-		dir, err := a.hold(name)
+	var paths []string
+	for _, p := range append([]string{filepath.Join(a.upper, "upper"), filepath.Join(a.upper, "work")}, a.lower...) {
+		dir, err := hold(p)
 		if err != nil {
 			return err
 		}
 		defer dir.f.Close() // opened for its path only; its error says nothing
-		data = append(data, name+"dir="+dir.fdPath())
+		paths = append(paths, dir.fdPath())
 	}
+	data := []string{"lowerdir=" + strings.Join(paths[2:], ":"), "upperdir=" + paths[0], "workdir=" + paths[1]}
 	at, err := a.m.makeDir(target)
 	if err != nil {
 		return err
