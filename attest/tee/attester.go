@@ -10,6 +10,7 @@ import (
 	"fmt"
 
 	"cocoon/attest/tee/sample"
+	"cocoon/attest/tee/snp"
 )
 
 // ErrNoAttester is returned for a platform that this build cannot attest on.
@@ -27,8 +28,11 @@ type Attester interface {
 // New returns the attester of kind, or an error that wraps ErrNoAttester. No
 // kind but Sample gets the sample attester.
 func New(kind Kind) (Attester, error) {
-	if kind == Sample {
+	switch kind {
+	case Sample:
 		return sample.New(), nil
+	case SNP:
+		return snp.New(), nil
 	}
 	return nil, fmt.Errorf("%w %q", ErrNoAttester, kind)
 }

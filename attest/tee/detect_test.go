@@ -143,8 +143,12 @@ func TestAnOverrideMustNameAPlatform(t *testing.T) {
 func TestARealTEENeverGetsSampleEvidence(t *testing.T) {
 	t.Parallel()
 	for _, k := range []Kind{TDX, SGX, AzTDXVTPM, AzSNPVTPM, SNP, CSV, CCA, SE, TPM, "", "other"} {
-		if a, err := New(k); !errors.Is(err, ErrNoAttester) || a != nil {
+		a, err := New(k)
+		switch {
+		case err != nil && (!errors.Is(err, ErrNoAttester) || a != nil):
 			t.Errorf("%q: got %v, %v; want ErrNoAttester", k, a, err)
+		case err == nil && a.TEE() != string(k):
+			t.Errorf("%q: got the attester of %q", k, a.TEE())
 		}
 	}
 	a, err := New(Sample)
