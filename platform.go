@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	goruntime "runtime"
 	"strings"
 
 	"cocoon/attest"
+	"cocoon/attest/eventlog"
 	"cocoon/attest/tee"
 	"cocoon/internal/config"
 	"cocoon/internal/stage"
@@ -27,7 +29,7 @@ func (g *guest) bindInitdata(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.tee, err = tee.New(kind); err != nil {
+	if g.tee, err = tee.New(kind, filepath.Join(g.path(eventlog.Dir), eventlog.File)); err != nil {
 		return stage.Wrap(stage.Evidence, err)
 	}
 	if err := g.confirm(ctx, kind); err != nil {
@@ -58,7 +60,7 @@ func (g *guest) confirm(ctx context.Context, kind tee.Kind) error {
 
 // startAttestation makes the attestation agent. The key broker is not
 // contacted before somebody needs it.
-func (g *guest) startAttestation(context.Context) error {
+func (g *guest) startAttestation(ctx context.Context) error {
 	cfg, err := attest.ParseConfig(g.cfg.AA)
 	if err != nil {
 		return stage.Wrap(stage.Config, err)
@@ -77,7 +79,7 @@ func (g *guest) startAttestation(context.Context) error {
 		return err
 	}
 	g.log.Info("attestation agent", "tee", g.attest.TEE())
-	return nil
+	return g.attest.OpenEventLog(ctx, g.path(eventlog.Dir))
 }
 
 // joinBrokers gives attestation and the data hub, whose configurations each

@@ -15,9 +15,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
+	"cocoon/attest/eventlog"
 	"cocoon/attest/kbs"
 	"cocoon/internal/stage"
 )
@@ -58,6 +58,8 @@ type Agent struct {
 	cfg  Config
 	deps Deps
 	kbs  *kbs.Client // nil if no key broker is configured
+
+	journal *eventlog.Journal // nil if nothing is measured
 }
 
 // New returns an agent. It opens no connection: a key broker that cannot be
@@ -70,9 +72,6 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Agent{cfg: cfg, deps: deps}
-	if cfg.EventLog.Enabled {
-		deps.Log.Warn("event log is enabled but not supported on this TEE, no measurement will be made", "tee", a.TEE())
-	}
 	if cfg.Tokens.CoCoAS != nil {
 		deps.Log.Warn("tokens of type coco_as are not supported, their configuration has no effect")
 	}
@@ -93,12 +92,16 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	return a, nil
 }
 
-// Close ends a running attestation and waits for it.
+// Close ends a running attestation, waits for it, and closes the event log.
 func (a *Agent) Close() error {
-	if a.kbs == nil {
-		return nil
+	var errs []error
+	if a.kbs != nil {
+		errs = append(errs, a.kbs.Close())
 	}
-	return a.kbs.Close()
+	if a.journal != nil {
+		errs = append(errs, a.journal.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // TEE returns the platform's name on the wire.
@@ -116,6 +119,13 @@ func (a *Agent) AdditionalTEEs() []string {
 // Evidence returns the TEE's evidence as JSON text, with runtimeData bound into
 // it as it is.
 func (a *Agent) Evidence(ctx context.Context, runtimeData []byte) (json.RawMessage, error) {
+	if a.journal != nil {
+		thaw, err := a.journal.Freeze(ctx)
+		if err != nil {
+			return nil, stage.Wrap(stage.Evidence, err)
+		}
+		defer thaw()
+	}
 	b, err := a.deps.Attester.Evidence(ctx, runtimeData)
 	if err != nil {
 		return nil, stage.Errorf(stage.Evidence, "%s evidence: %w", a.TEE(), err)
@@ -173,49 +183,4 @@ func (a *Agent) Resource(ctx context.Context, plugin, path, query string) ([]byt
 		return nil, stage.Wrap(stage.Config, ErrNoKBS)
 	}
 	return a.kbs.Resource(ctx, plugin, path, query)
-}
-
-// Measurement is the outcome of an ExtendRuntimeMeasurement that did not fail.
-// The values are those of the wire.
-type Measurement int
-
-// The outcomes.
-const (
-	Measured     Measurement = 0 // register extended, event logged
-	NotSupported Measurement = 1 // the TEE has no runtime registers
-	NotEnabled   Measurement = 2 // the event log is off
-)
-
-// Event is a runtime measurement: who measured, what was done, and to what.
-type Event struct {
-	Domain, Operation, Content string
-	Register                   *uint64 // nil means the configured one
-}
-
-// ExtendRuntimeMeasurement measures e. With the event log off it says so and
-// looks no further; no TEE of this build has runtime registers, so with the
-// event log on a well-formed event is NotSupported.
-func (a *Agent) ExtendRuntimeMeasurement(_ context.Context, e Event) (Measurement, error) {
-	if !a.cfg.EventLog.Enabled {
-		return NotEnabled, nil
-	}
-	if err := e.check(); err != nil {
-		return 0, err
-	}
-	return NotSupported, nil
-}
-
-// check refuses what would make a log line ambiguous: its three parts are
-// joined by spaces, and a line is one event.
-func (e Event) check() error {
-	if e.Domain == "" || e.Operation == "" {
-		return errors.New("event has no domain or no operation")
-	}
-	if strings.ContainsAny(e.Domain+e.Operation, " \n\r") {
-		return fmt.Errorf("space in event domain %.64q or operation %.64q", e.Domain, e.Operation)
-	}
-	if strings.Contains(e.Content, "\n") {
-		return errors.New("line break in event content")
-	}
-	return nil
 }

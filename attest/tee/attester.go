@@ -11,6 +11,7 @@ import (
 
 	"cocoon/attest/tee/sample"
 	"cocoon/attest/tee/snp"
+	"cocoon/attest/tee/tdx"
 )
 
 // ErrNoAttester is returned for a platform that this build cannot attest on.
@@ -26,13 +27,16 @@ type Attester interface {
 }
 
 // New returns the attester of kind, or an error that wraps ErrNoAttester. No
-// kind but Sample gets the sample attester.
-func New(kind Kind) (Attester, error) {
+// kind but Sample gets the sample attester. agentLog is the file with the
+// entries of the attestation agent, for the TEEs whose evidence carries them.
+func New(kind Kind, agentLog string) (Attester, error) {
 	switch kind {
 	case Sample:
 		return sample.New(), nil
 	case SNP:
 		return snp.New(), nil
+	case TDX:
+		return tdx.New(agentLog), nil
 	}
 	return nil, fmt.Errorf("%w %q", ErrNoAttester, kind)
 }

@@ -143,7 +143,7 @@ func TestAnOverrideMustNameAPlatform(t *testing.T) {
 func TestARealTEENeverGetsSampleEvidence(t *testing.T) {
 	t.Parallel()
 	for _, k := range []Kind{TDX, SGX, AzTDXVTPM, AzSNPVTPM, SNP, CSV, CCA, SE, TPM, "", "other"} {
-		a, err := New(k)
+		a, err := New(k, "")
 		switch {
 		case err != nil && (!errors.Is(err, ErrNoAttester) || a != nil):
 			t.Errorf("%q: got %v, %v; want ErrNoAttester", k, a, err)
@@ -151,7 +151,7 @@ func TestARealTEENeverGetsSampleEvidence(t *testing.T) {
 			t.Errorf("%q: got the attester of %q", k, a.TEE())
 		}
 	}
-	a, err := New(Sample)
+	a, err := New(Sample, "")
 	if err != nil || a.TEE() != "sample" {
 		t.Errorf("sample: got %v, %v", a, err)
 	}
