@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,8 @@ import (
 	"cocoon/trustee/admin"
 	"cocoon/trustee/pki"
 	"cocoon/trustee/server"
+	"cocoon/trustee/verify"
+	"cocoon/trustee/verify/snp"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -40,11 +43,19 @@ func (a *app) initCommand() *cobra.Command {
 func (a *app) serveCommand() *cobra.Command {
 	var cfg server.Config
 	var listen, level string
+	evidence := verify.Config{}
 	c := &cobra.Command{
 		Use:   "serve --dir DIR",
 		Short: "Run the broker over a folder made by init",
 		Args:  cobra.NoArgs,
 		RunE: a.do(func(ctx context.Context, _ []string) error {
+			var err error
+			if evidence.SNPCerts == "" {
+				evidence.SNPCerts = filepath.Join(cfg.Dir, "snp-certs")
+			}
+			if cfg.Verifiers, err = verify.New(evidence); err != nil {
+				return err
+			}
 			return a.serve(ctx, cfg, listen, level)
 		}),
 	}
@@ -52,6 +63,8 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&cfg.Dir, "dir", "", "folder of the broker (required)")
 	f.StringVar(&listen, "listen", "127.0.0.1:8080", "address to listen on; port 0 picks a free one")
 	f.BoolVar(&cfg.AllowSample, "allow-sample", false, "accept guests without a TEE, for tests: their evidence proves nothing")
+	f.StringVar(&evidence.SNPCerts, "snp-certs", "", "folder of AMD processors' certificates (default snp-certs in --dir)")
+	f.StringVar(&evidence.SNPKeyService, "snp-kds", snp.DefaultKDS, "AMD's key service or a mirror of it; empty works offline, from --snp-certs")
 	f.StringSliceVar(&cfg.TrustedTokens, "trust-tokens", nil, "PEM certificates of further attestation services whose tokens count")
 	f.StringVar(&cfg.CertFile, "cert", "", "server certificate in PEM, instead of the folder's")
 	f.StringVar(&cfg.KeyFile, "key", "", "key of --cert in PEM")

@@ -120,8 +120,8 @@ func (fake) Verify(context.Context, json.RawMessage, Binding) (*Claims, error) {
 func TestATEEWithoutRulesIsContraindicated(t *testing.T) {
 	t.Parallel()
 	s := service(t, false)
-	s.verifiers["snp"] = fake{}
-	claims, err := s.Evaluate(t.Context(), Evidence{TEE: "snp", Primary: json.RawMessage(`{}`), Runtime: runtimeData(t, "")})
+	s.verifiers["sgx"] = fake{}
+	claims, err := s.Evaluate(t.Context(), Evidence{TEE: "sgx", Primary: json.RawMessage(`{}`), Runtime: runtimeData(t, "")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,134 @@ listed(name, value) if {
 	value in values
 }
 
-reasons contains "no rule of this attestation policy knows the TEE" if not input.sample
+# SEV-SNP. The names of reference values are those of Trustee's own policy.
+executables := 3 if listed("snp_launch_measurement", input.snp.measurement)
+
+hardware := 2 if {
+	listed("snp_bootloader", input.snp.reported_tcb_bootloader)
+	listed("snp_microcode", input.snp.reported_tcb_microcode)
+	listed("snp_snp_svn", input.snp.reported_tcb_snp)
+	listed("snp_tee_svn", input.snp.reported_tcb_tee)
+}
+
+snp_closed if {
+	input.snp.policy_debug_allowed == false
+	input.snp.policy_migrate_ma == false
+}
+
+snp_as_configured if {
+	every name, value in snp_settings { query_reference_value(name) == value }
+}
+
+snp_settings := {
+	"snp_smt_enabled": input.snp.platform_smt_enabled,
+	"snp_tsme_enabled": input.snp.platform_tsme_enabled,
+	"snp_guest_abi_major": input.snp.policy_abi_major,
+	"snp_guest_abi_minor": input.snp.policy_abi_minor,
+	"snp_single_socket": input.snp.policy_single_socket,
+	"snp_smt_allowed": input.snp.policy_smt_allowed,
+}
+
+configuration := 2 if {
+	snp_closed
+	snp_as_configured
+}
+
+configuration := 3 if {
+	snp_closed
+	not snp_as_configured
+}
+
+reasons contains unlisted(pair[0], pair[1]) if {
+	input.snp
+	some pair in [
+		["snp_launch_measurement", input.snp.measurement],
+		["snp_bootloader", input.snp.reported_tcb_bootloader],
+		["snp_microcode", input.snp.reported_tcb_microcode],
+		["snp_snp_svn", input.snp.reported_tcb_snp],
+		["snp_tee_svn", input.snp.reported_tcb_tee],
+	]
+	not listed(pair[0], pair[1])
+}
+
+reasons contains "the guest's launch policy allows debugging or a migration agent" if {
+	input.snp
+	not snp_closed
+}
+
+# TDX.
+tdx_registers if {
+	listed("rtmr_1", input.tdx.quote.body.rtmr_1)
+	listed("rtmr_2", input.tdx.quote.body.rtmr_2)
+}
+
+# What the firmware has logged of a kernel that QEMU handed over.
+tdx_kernel if {
+	some e in input.tdx.uefi_event_logs
+	e.type_name == "EV_EFI_BOOT_SERVICES_APPLICATION"
+	"File(kernel)" in e.details.device_paths
+	some d in e.digests
+	d.digest == query_reference_value("tdvfkernel")
+}
+
+tdx_cmdline if {
+	some e in input.tdx.uefi_event_logs
+	e.type_name == "EV_EVENT_TAG"
+	e.details.string == "LOADED_IMAGE::LoadOptions"
+	some d in e.digests
+	d.digest == query_reference_value("tdvfkernelparams")
+}
+
+tdx_logged if {
+	tdx_kernel
+	tdx_cmdline
+}
+
+executables := 3 if {
+	tdx_registers
+	tdx_logged
+}
+
+executables := 4 if {
+	tdx_registers
+	not tdx_logged
+}
+
+hardware := 2 if {
+	input.tdx.quote.header.tee_type == "81000000"
+	input.tdx.quote.header.vendor_id == "939a7233f79c4ca9940a0db3957f0607"
+	listed("mr_td", input.tdx.quote.body.mr_td)
+	input.tdx.tcb_status == "UpToDate"
+	input.tdx.collateral_expiration_status == "0"
+}
+
+configuration := 2 if {
+	input.tdx.td_attributes.debug == false
+	listed("xfam", input.tdx.quote.body.xfam)
+}
+
+reasons contains unlisted(name, value) if {
+	some name in ["mr_td", "rtmr_1", "rtmr_2", "xfam"]
+	value := input.tdx.quote.body[name]
+	not listed(name, value)
+}
+
+reasons contains sprintf("the platform's TCB status is %v, want UpToDate", [input.tdx.tcb_status]) if input.tdx.tcb_status != "UpToDate"
+
+reasons contains "the collateral of the quote has expired" if {
+	input.tdx
+	input.tdx.collateral_expiration_status != "0"
+}
+
+reasons contains "the trust domain can be debugged by the host" if input.tdx.td_attributes.debug != false
+
+known if input.sample
+
+known if input.snp
+
+known if input.tdx
+
+reasons contains "no rule of this attestation policy knows the TEE" if not known
 
 reasons contains unlisted(name, value) if {
 	some name in ["launch_digest", "svn"]

@@ -50,6 +50,8 @@ type Config struct {
 	Dir string
 	// AllowSample admits guests without a TEE: for tests and demonstrations.
 	AllowSample bool
+	// Verifiers check the evidence of guests, by name of the TEE.
+	Verifiers map[string]as.Verifier
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 	// Log gets one line per event; nil discards.
@@ -183,7 +185,7 @@ func (s *Server) open() (kbs.Deps, error) {
 	}
 	d.Audit = kbs.NewAudit(s.cfg.Audit, s.cfg.Now)
 	d.Sessions = kbs.NewSessions(s.cfg.MaxSessions, s.cfg.SessionLife, s.cfg.Now)
-	d.Attester = as.New(as.Config{AllowSample: s.cfg.AllowSample, Policies: d.AttestPolicies, Lookup: d.ReferenceValues.Query})
+	d.Attester = as.New(as.Config{Verifiers: s.cfg.Verifiers, AllowSample: s.cfg.AllowSample, Policies: d.AttestPolicies, Lookup: d.ReferenceValues.Query})
 	return d, nil
 }
 

@@ -1,0 +1,103 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package verify
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cocoon/attest/tee/snp"
+	"cocoon/internal/sharedtest"
+	"cocoon/trustee/as"
+	"cocoon/trustee/policy"
+)
+
+func now() time.Time { return time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC) }
+
+// judge evaluates real evidence with the default policy and the given
+// reference values. The report data of the file belongs to no session that is
+// known, so verification and judgement are tried one after the other.
+func judge(t *testing.T, tee string, raw json.RawMessage, values map[string]any) map[string]any {
+	t.Helper()
+	all, err := New(Config{SNPCerts: t.TempDir(), SNPKeyService: "https://127.0.0.1:1", Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := all[tee].Verify(t.Context(), raw, as.Binding{Unbound: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Compile(as.DefaultPolicies()["default_cpu"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	lookup := func(name string) (any, bool) { v, ok := values[name]; return v, ok }
+	e := policy.Eval{Input: map[string]any{tee: c.Values}, Lookup: lookup}
+	claims, ok, err := p.Value(t.Context(), "trust_claims", e)
+	if err != nil || !ok {
+		t.Fatalf("trust claims: %v, %v", ok, err)
+	}
+	m, ok := claims.(map[string]any)
+	if !ok {
+		t.Fatalf("trust claims are a %T", claims)
+	}
+	reasons, _, err := p.Value(t.Context(), "reasons", e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m["reasons"] = reasons
+	return m
+}
+
+func number(t *testing.T, m map[string]any, name string) string {
+	t.Helper()
+	n, ok := m[name].(json.Number)
+	if !ok {
+		t.Fatalf("%s is a %T", name, m[name])
+	}
+	return n.String()
+}
+
+func TestRealSNPEvidenceIsJudgedByReferenceValues(t *testing.T) {
+	t.Parallel()
+	raw := sharedtest.Read(t, "evidence/snp/e2e-evidence.json")
+	var e snp.Evidence
+	if err := json.Unmarshal(raw, &e); err != nil {
+		t.Fatal(err)
+	}
+	values := func(change string, v any) map[string]any {
+		m := map[string]any{
+			"snp_launch_measurement": []any{hex.EncodeToString(e.Report.Measurement())}, "snp_bootloader": []any{10}, "snp_microcode": []any{25},
+			"snp_snp_svn": []any{23}, "snp_tee_svn": []any{0}, "snp_smt_enabled": true, "snp_tsme_enabled": false,
+			"snp_guest_abi_major": 0, "snp_guest_abi_minor": 0, "snp_single_socket": false, "snp_smt_allowed": true,
+		}
+		if change != "" {
+			m[change] = v
+		}
+		return m
+	}
+	for name, tc := range map[string]struct {
+		values map[string]any
+		want   []string // executables, hardware, configuration
+		reason string
+	}{
+		"all fit":             {values("", nil), []string{"3", "2", "2"}, ""},
+		"another measurement": {values("snp_launch_measurement", []any{"00"}), []string{"33", "2", "2"}, "is not in reference value snp_launch_measurement"},
+		"another firmware":    {values("snp_snp_svn", []any{24}), []string{"3", "97", "2"}, "is not in reference value snp_snp_svn"},
+		"a value of no list":  {values("snp_bootloader", 10), []string{"3", "97", "2"}, "snp_bootloader is missing, expired, or no list"},
+		"another setting":     {values("snp_smt_allowed", false), []string{"3", "2", "3"}, ""},
+		"no reference values": {nil, []string{"33", "97", "3"}, "snp_launch_measurement is missing"},
+	} {
+		got := judge(t, "snp", raw, tc.values)
+		vector := []string{number(t, got, "executables"), number(t, got, "hardware"), number(t, got, "configuration")}
+		text, err := json.Marshal(got["reasons"])
+		if err != nil || !slices.Equal(vector, tc.want) || !strings.Contains(string(text), tc.reason) {
+			t.Errorf("%s: %v with %s (%v), want %v with %q", name, vector, text, err, tc.want, tc.reason)
+		}
+	}
+}
