@@ -11,6 +11,7 @@ import (
 
 	"cocoon/trustee/as"
 	"cocoon/trustee/verify/snp"
+	"cocoon/trustee/verify/tdx"
 )
 
 // Config says where verifiers find what evidence does not bring.
@@ -42,5 +43,9 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]as.Verifier{"snp": v}, nil
+	quotes, err := tdx.New(tdx.Config{Now: cfg.Now})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]as.Verifier{"snp": v, "tdx": quotes}, nil
 }

@@ -1,0 +1,157 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tdx verifies the evidence of Intel TDX guests: quotes of version 4
+// and 5, and the event log that their registers are the sum of.
+//
+// Intel's collateral, which says how current a platform's firmware is, is not
+// looked at: tcb_status is "Unknown". A policy that wants "UpToDate", as the
+// default one does, therefore affirms no platform.
+//
+// Trust: evidence is a claim of whoever sends it. What counts is the chain of
+// signatures from Intel's root key, which is pinned here, to the quote.
+package tdx
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"cocoon/attest/eventlog"
+	"cocoon/attest/tee/tdx"
+	"cocoon/trustee/as"
+)
+
+// intelRoot is the SHA-256 of the public key of "Intel SGX Root CA".
+const intelRoot = "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
+
+// unknownStatus is what is said of a platform whose TCB status was not looked up.
+const unknownStatus = "Unknown"
+
+// Config is what a Verifier works with.
+type Config struct {
+	// Root is the SHA-256 of the public key (SubjectPublicKeyInfo) to trust;
+	// nil means Intel's.
+	Root *[sha256.Size]byte
+	// Now is the time at which certificates have to be valid; nil means time.Now.
+	Now func() time.Time
+}
+
+// Verifier verifies TDX evidence. It is safe for concurrent use.
+type Verifier struct {
+	root [sha256.Size]byte
+	now  func() time.Time
+}
+
+var _ as.Verifier = (*Verifier)(nil)
+
+// New returns a Verifier.
+func New(cfg Config) (*Verifier, error) {
+	v := &Verifier{now: cfg.Now}
+	if v.now == nil {
+		v.now = time.Now
+	}
+	if cfg.Root != nil {
+		v.root = *cfg.Root
+		return v, nil
+	}
+	b, err := hex.DecodeString(intelRoot)
+	if err != nil || copy(v.root[:], b) != sha256.Size {
+		return nil, fmt.Errorf("the pinned root %q is no digest: %w", intelRoot, err)
+	}
+	return v, nil
+}
+
+// Verify implements as.Verifier.
+func (v *Verifier) Verify(_ context.Context, evidence json.RawMessage, b as.Binding) (*as.Claims, error) {
+	var e tdx.Evidence
+	if err := json.Unmarshal(evidence, &e); err != nil {
+		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
+	}
+	q, err := v.VerifyQuote(e.Quote)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
+	}
+	if err := errors.Join(b.CheckReportData(q.ReportData()), b.CheckInitData(q.ConfigID())); err != nil {
+		return nil, err
+	}
+	values := ClaimsOf(q)
+	values["tcb_status"] = unknownStatus
+	if len(e.EventLog) > 0 {
+		if values["uefi_event_logs"], err = replay(q, e.EventLog); err != nil {
+			return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
+		}
+	}
+	init := hex.EncodeToString(q.ConfigID())
+	return &as.Claims{Class: "cpu", ReportData: hex.EncodeToString(q.ReportData()), InitData: &init, Values: values}, nil
+}
+
+// VerifyQuote checks that Intel vouches for the platform that signed a quote.
+func (v *Verifier) VerifyQuote(raw []byte) (*tdx.Quote, error) {
+	q, err := tdx.ParseQuote(raw)
+	if err != nil {
+		return nil, err
+	}
+	s, err := parseSignature(q.Signature)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(q, v.root, v.now()); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// ClaimsOf returns the claims of a quote under the names that Trustee gives
+// them.
+func ClaimsOf(q *tdx.Quote) map[string]any {
+	h := q.Header
+	body := map[string]any{}
+	for _, f := range q.Fields() {
+		body[f.Name] = hex.EncodeToString(q.Field(f.Name))
+	}
+	quote := map[string]any{
+		"header": map[string]any{
+			"version": hex.EncodeToString(h[:2]), "att_key_type": hex.EncodeToString(h[2:4]), "tee_type": hex.EncodeToString(h[4:8]),
+			"reserved": hex.EncodeToString(h[8:12]), "vendor_id": hex.EncodeToString(h[12:28]), "user_data": hex.EncodeToString(h[28:48]),
+		},
+		"body": body,
+	}
+	if q.Version == 5 {
+		quote["type"] = fmt.Sprintf("%02x%02x", byte(q.Kind), byte(q.Kind>>8))
+		quote["size"] = fmt.Sprintf("%02x%02x0000", byte(len(q.Body)), byte(len(q.Body)>>8))
+	}
+	attributes := map[string]any{}
+	for name, on := range q.Attributes().Named() {
+		attributes[name] = on
+	}
+	return map[string]any{"quote": quote, "td_attributes": attributes}
+}
+
+// replay checks that the log is what all four registers were extended with,
+// and returns its claims.
+func replay(q *tdx.Quote, raw []byte) ([]any, error) {
+	l, err := eventlog.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	sums, err := l.Replay(eventlog.SHA384)
+	if err != nil {
+		return nil, err
+	}
+	for i := range 4 {
+		want, ok := sums[uint32(i+1)]
+		if !ok {
+			want = make([]byte, 48)
+		}
+		if got := q.Field(fmt.Sprintf("rtmr_%d", i)); !bytes.Equal(got, want) {
+			return nil, fmt.Errorf("RTMR%d is %x, its event log gives %x", i, got, want)
+		}
+	}
+	return l.Claims()
+}
