@@ -58,7 +58,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 			return errors.New("which of its sub-commands? See --help")
 		},
 	}
-	root.AddCommand(a.initCommand(), a.serveCommand(), a.resourceCommand(), a.policyCommand(), a.referenceCommand(), a.adminTokenCommand())
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.resourceCommand(), a.policyCommand(), a.referenceCommand(), a.adminTokenCommand(), a.verifyCommand())
 	root.SetArgs(args)
 	root.SetIn(a.in)
 	root.SetOut(a.out)

@@ -20,6 +20,7 @@ import (
 	"cocoon/trustee/server"
 	"cocoon/trustee/verify"
 	"cocoon/trustee/verify/snp"
+	"cocoon/trustee/verify/tdx"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -65,6 +66,8 @@ func (a *app) serveCommand() *cobra.Command {
 	f.BoolVar(&cfg.AllowSample, "allow-sample", false, "accept guests without a TEE, for tests: their evidence proves nothing")
 	f.StringVar(&evidence.SNPCerts, "snp-certs", "", "folder of AMD processors' certificates (default snp-certs in --dir)")
 	f.StringVar(&evidence.SNPKeyService, "snp-kds", snp.DefaultKDS, "AMD's key service or a mirror of it; empty works offline, from --snp-certs")
+	f.StringVar(&evidence.TDXCollateral, "tdx-collateral", "", "folder of Intel's collateral, looked at before --tdx-pcs")
+	f.StringVar(&evidence.TDXService, "tdx-pcs", tdx.DefaultPCS, "Intel's certification service or a cache of it; empty works offline")
 	f.StringSliceVar(&cfg.TrustedTokens, "trust-tokens", nil, "PEM certificates of further attestation services whose tokens count")
 	f.StringVar(&cfg.CertFile, "cert", "", "server certificate in PEM, instead of the folder's")
 	f.StringVar(&cfg.KeyFile, "key", "", "key of --cert in PEM")

@@ -22,6 +22,12 @@ type Config struct {
 	// SNPKeyService is the address of AMD's key service or a mirror of it; ""
 	// asks nobody.
 	SNPKeyService string
+	// TDXCollateral is a folder of Intel's collateral, which is looked at first;
+	// "" has none.
+	TDXCollateral string
+	// TDXService is the address of Intel's certification service or a cache of
+	// it; "" asks nobody. With neither the standing of a platform is unknown.
+	TDXService string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 }
@@ -31,19 +37,26 @@ const fetchTimeout = 20 * time.Second
 
 // New returns the verifiers by name of the TEE.
 func New(cfg Config) (map[string]as.Verifier, error) {
+	client := &http.Client{Timeout: fetchTimeout}
 	var sources []snp.Source
 	if cfg.SNPCerts != "" {
 		sources = append(sources, snp.Folder(cfg.SNPCerts))
 	}
 	if cfg.SNPKeyService != "" {
-		client := &http.Client{Timeout: fetchTimeout}
 		sources = append(sources, snp.KDS{URL: cfg.SNPKeyService, Client: client, Cache: snp.Folder(cfg.SNPCerts)})
 	}
 	v, err := snp.New(snp.Config{Sources: sources, Now: cfg.Now})
 	if err != nil {
 		return nil, err
 	}
-	quotes, err := tdx.New(tdx.Config{Now: cfg.Now})
+	var collateral []tdx.Source
+	if cfg.TDXCollateral != "" {
+		collateral = append(collateral, tdx.Folder(cfg.TDXCollateral))
+	}
+	if cfg.TDXService != "" {
+		collateral = append(collateral, tdx.PCS{URL: cfg.TDXService, Client: client})
+	}
+	quotes, err := tdx.New(tdx.Config{Sources: collateral, Now: cfg.Now})
 	if err != nil {
 		return nil, err
 	}

@@ -4,9 +4,9 @@
 // Package tdx verifies the evidence of Intel TDX guests: quotes of version 4
 // and 5, and the event log that their registers are the sum of.
 //
-// Intel's collateral, which says how current a platform's firmware is, is not
-// looked at: tcb_status is "Unknown". A policy that wants "UpToDate", as the
-// default one does, therefore affirms no platform.
+// How current a platform's firmware is, Intel says in signed collateral. Without
+// a source of it tcb_status is "Unknown", and a policy that wants "UpToDate", as
+// the default one does, affirms no platform.
 //
 // Trust: evidence is a claim of whoever sends it. What counts is the chain of
 // signatures from Intel's root key, which is pinned here, to the quote.
@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"cocoon/attest/eventlog"
@@ -38,21 +39,24 @@ type Config struct {
 	// Root is the SHA-256 of the public key (SubjectPublicKeyInfo) to trust;
 	// nil means Intel's.
 	Root *[sha256.Size]byte
+	// Sources of collateral are asked in order; with none it is not looked at.
+	Sources []Source
 	// Now is the time at which certificates have to be valid; nil means time.Now.
 	Now func() time.Time
 }
 
 // Verifier verifies TDX evidence. It is safe for concurrent use.
 type Verifier struct {
-	root [sha256.Size]byte
-	now  func() time.Time
+	root    [sha256.Size]byte
+	sources []Source
+	now     func() time.Time
 }
 
 var _ as.Verifier = (*Verifier)(nil)
 
 // New returns a Verifier.
 func New(cfg Config) (*Verifier, error) {
-	v := &Verifier{now: cfg.Now}
+	v := &Verifier{now: cfg.Now, sources: cfg.Sources}
 	if v.now == nil {
 		v.now = time.Now
 	}
@@ -68,12 +72,12 @@ func New(cfg Config) (*Verifier, error) {
 }
 
 // Verify implements as.Verifier.
-func (v *Verifier) Verify(_ context.Context, evidence json.RawMessage, b as.Binding) (*as.Claims, error) {
+func (v *Verifier) Verify(ctx context.Context, evidence json.RawMessage, b as.Binding) (*as.Claims, error) {
 	var e tdx.Evidence
 	if err := json.Unmarshal(evidence, &e); err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
-	q, err := v.VerifyQuote(e.Quote)
+	q, s, err := v.verifyQuote(e.Quote)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
@@ -81,7 +85,11 @@ func (v *Verifier) Verify(_ context.Context, evidence json.RawMessage, b as.Bind
 		return nil, err
 	}
 	values := ClaimsOf(q)
-	values["tcb_status"] = unknownStatus
+	status, err := v.standing(ctx, q, s)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
+	}
+	maps.Copy(values, status)
 	if len(e.EventLog) > 0 {
 		if values["uefi_event_logs"], err = replay(q, e.EventLog); err != nil {
 			return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
@@ -93,18 +101,52 @@ func (v *Verifier) Verify(_ context.Context, evidence json.RawMessage, b as.Bind
 
 // VerifyQuote checks that Intel vouches for the platform that signed a quote.
 func (v *Verifier) VerifyQuote(raw []byte) (*tdx.Quote, error) {
+	q, _, err := v.verifyQuote(raw)
+	return q, err
+}
+
+func (v *Verifier) verifyQuote(raw []byte) (*tdx.Quote, *signature, error) {
 	q, err := tdx.ParseQuote(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s, err := parseSignature(q.Signature)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := s.check(q, v.root, v.now()); err != nil {
+		return nil, nil, err
+	}
+	return q, s, nil
+}
+
+// standing returns the claims about the platform's firmware.
+func (v *Verifier) standing(ctx context.Context, q *tdx.Quote, s *signature) (map[string]any, error) {
+	if len(v.sources) == 0 {
+		return map[string]any{"tcb_status": unknownStatus}, nil
+	}
+	p, ext, err := platformOf(s.chain[0])
+	if err != nil {
 		return nil, err
 	}
-	return q, nil
+	var errs []error
+	for _, source := range v.sources {
+		c, err := source.Collateral(ctx, p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		o, err := c.open(v.root, s.chain[1], v.now())
+		if err != nil {
+			return nil, fmt.Errorf("collateral: %w", err)
+		}
+		st, err := o.judge(s, q, ext)
+		if err != nil {
+			return nil, err
+		}
+		return st.claims(), nil
+	}
+	return nil, fmt.Errorf("find the collateral of platform %s: %w", p.FMSPC, errors.Join(errs...))
 }
 
 // ClaimsOf returns the claims of a quote under the names that Trustee gives

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tdx-guest/pcs"
+
 	"cocoon/attest/eventlog"
 	"cocoon/attest/tee/tdx"
 	"cocoon/internal/sharedtest"
@@ -35,6 +37,8 @@ type intel struct {
 	chain []byte // PEM
 	pck   *ecdsa.PrivateKey
 	qe    *ecdsa.PrivateKey
+	ca    *ecdsa.PrivateKey
+	cert  *x509.Certificate // of ca
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -49,9 +53,13 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 func newIntel(t *testing.T) intel {
 	t.Helper()
 	ca, pck := newKey(t), newKey(t)
-	root := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: now().AddDate(-1, 0, 0), NotAfter: now().AddDate(1, 0, 0), BasicConstraintsValid: true, IsCA: true}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "PCK"}, NotBefore: root.NotBefore, NotAfter: root.NotAfter}
-	p := intel{pck: pck, qe: newKey(t)}
+	root := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, SubjectKeyId: []byte("root"), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotBefore: now().AddDate(-1, 0, 0), NotAfter: now().AddDate(1, 0, 0), BasicConstraintsValid: true, IsCA: true}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "PCK"}, NotBefore: root.NotBefore, NotAfter: root.NotAfter,
+		// Intel's have six extensions, and the library counts.
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, SubjectKeyId: []byte("pck"), AuthorityKeyId: []byte("root"),
+		CRLDistributionPoints: []string{"https://crl.example"}, ExtraExtensions: []pkix.Extension{{Id: pcs.OidSgxExtension, Value: sgxExtension(t)}},
+	}
+	p := intel{pck: pck, qe: newKey(t), ca: ca}
 	var ders [][]byte
 	for _, c := range []struct {
 		cert *x509.Certificate
@@ -68,7 +76,7 @@ func newIntel(t *testing.T) intel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.root = sha256.Sum256(made.RawSubjectPublicKeyInfo)
+	p.root, p.cert = sha256.Sum256(made.RawSubjectPublicKeyInfo), made
 	return p
 }
 

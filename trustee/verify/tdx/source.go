@@ -1,0 +1,96 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tdx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+)
+
+// DefaultPCS is Intel's provisioning certification service.
+const DefaultPCS = "https://api.trustedservices.intel.com"
+
+const maxAnswer = 1 << 20
+
+// Folder is a Source on files: <FMSPC>.tcb.json, qe-identity.json, chain.pem
+// and <CA>.crl, each as Intel's service gives it.
+type Folder string
+
+func (d Folder) names(p Platform) [4]string {
+	return [4]string{p.FMSPC + ".tcb.json", "qe-identity.json", "chain.pem", p.CA + ".crl"}
+}
+
+// Collateral implements Source.
+func (d Folder) Collateral(_ context.Context, p Platform) (*Collateral, error) {
+	var parts [4][]byte
+	for i, name := range d.names(p) {
+		b, err := os.ReadFile(filepath.Join(string(d), name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", ErrNoCollateral, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		parts[i] = b
+	}
+	return &Collateral{TCBInfo: parts[0], QEIdentity: parts[1], Chain: parts[2], CRL: parts[3]}, nil
+}
+
+// PCS is a Source that asks Intel's service or a cache of it (PCCS).
+type PCS struct {
+	URL    string // DefaultPCS
+	Client *http.Client
+}
+
+// Collateral implements Source.
+func (s PCS) Collateral(ctx context.Context, p Platform) (*Collateral, error) {
+	c := &Collateral{}
+	tcb, header, err := s.get(ctx, "tdx/certification/v4/tcb?fmspc="+p.FMSPC)
+	if err != nil {
+		return nil, fmt.Errorf("TCB info: %w", err)
+	}
+	c.TCBInfo = tcb
+	chain, err := url.QueryUnescape(header.Get("TCB-Info-Issuer-Chain"))
+	if err != nil {
+		return nil, fmt.Errorf("chain of the TCB info: %w", err)
+	}
+	c.Chain = []byte(chain)
+	if c.QEIdentity, _, err = s.get(ctx, "tdx/certification/v4/qe/identity"); err != nil {
+		return nil, fmt.Errorf("identity of the quoting enclave: %w", err)
+	}
+	if c.CRL, _, err = s.get(ctx, "sgx/certification/v4/pckcrl?encoding=der&ca="+p.CA); err != nil {
+		return nil, fmt.Errorf("revoked PCKs: %w", err)
+	}
+	return c, nil
+}
+
+func (s PCS) get(ctx context.Context, path string) (_ []byte, _ http.Header, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/"+path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := s.Client.Do(req)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask Intel's service: %w", err)
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, nil, fmt.Errorf("%w at %s", ErrNoCollateral, path)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, fmt.Errorf("the service of Intel answers %s", resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(b) > maxAnswer {
+		err = fmt.Errorf("the service of Intel sends more than %d bytes", maxAnswer)
+	}
+	return b, resp.Header, err
+}
