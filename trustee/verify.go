@@ -40,6 +40,11 @@ func claimsUnder(tee string) map[string]string {
 		"tdx": {
 			"quote.body.mr_td": "mr_td", "quote.body.rtmr_1": "rtmr_1", "quote.body.rtmr_2": "rtmr_2", "quote.body.xfam": "xfam",
 		},
+		"az-snp-vtpm": {
+			"measurement": "measurement", "tpm.pcr11": "snp_pcr11", "reported_tcb_bootloader": "tcb_bootloader", "reported_tcb_microcode": "tcb_microcode",
+			"reported_tcb_snp": "tcb_snp", "reported_tcb_tee": "tcb_tee",
+		},
+		"az-tdx-vtpm": {"quote.body.mr_td": "mr_td", "quote.body.xfam": "xfam", "tpm.pcr11": "tdx_pcr11"},
 	}[tee]
 }
 
@@ -58,7 +63,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		RunE:  a.do(func(ctx context.Context, args []string) error { return a.verify(ctx, o, args[0]) }),
 	}
 	f := c.Flags()
-	f.StringVar(&o.tee, "tee", "", "kind of the TEE: snp or tdx (default: what the evidence looks like)")
+	f.StringVar(&o.tee, "tee", "", "kind of the TEE: snp, tdx, az-snp-vtpm or az-tdx-vtpm (default: what the evidence looks like)")
 	f.StringVar(&o.values, "reference", "", "JSON file of reference values, an object of name to value")
 	f.StringVar(&o.reportData, "report-data", "", "digest in hexadecimal that the evidence must contain; without it nothing tells whom it is about")
 	f.StringVar(&o.at, "at", "", "time at which certificates must be valid, as 2006-01-02T15:04:05Z (default now)")
@@ -119,7 +124,7 @@ func teeOf(raw []byte) string {
 	if json.Unmarshal(raw, &e) != nil {
 		return ""
 	}
-	for member, tee := range map[string]string{"attestation_report": "snp", "quote": "tdx"} {
+	for member, tee := range map[string]string{"attestation_report": "snp", "quote": "tdx", "vcek": "az-snp-vtpm", "td_quote": "az-tdx-vtpm"} {
 		if _, ok := e[member]; ok {
 			return tee
 		}

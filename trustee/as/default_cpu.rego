@@ -162,6 +162,76 @@ reasons contains "the collateral of the quote has expired" if {
 
 reasons contains "the trust domain can be debugged by the host" if input.tdx.td_attributes.debug != false
 
+# Azure. Claims of this SNP verifier are texts, the measurement is in base64.
+az_snp := input["az-snp-vtpm"]
+
+az_tdx := input["az-tdx-vtpm"]
+
+executables := 3 if {
+	listed("measurement", az_snp.measurement)
+	listed("snp_pcr11", az_snp.tpm.pcr11)
+}
+
+hardware := 2 if {
+	listed("tcb_bootloader", az_snp.reported_tcb_bootloader)
+	listed("tcb_microcode", az_snp.reported_tcb_microcode)
+	listed("tcb_snp", az_snp.reported_tcb_snp)
+	listed("tcb_tee", az_snp.reported_tcb_tee)
+}
+
+configuration := 2 if {
+	az_snp.policy_debug_allowed == "false"
+	listed("smt_enabled", az_snp.platform_smt_enabled)
+	listed("tsme_enabled", az_snp.platform_tsme_enabled)
+	listed("abi_major", az_snp.policy_abi_major)
+	listed("abi_minor", az_snp.policy_abi_minor)
+	listed("single_socket", az_snp.policy_single_socket)
+	listed("smt_allowed", az_snp.policy_smt_allowed)
+}
+
+executables := 3 if listed("tdx_pcr11", az_tdx.tpm.pcr11)
+
+hardware := 2 if {
+	az_tdx.quote.header.tee_type == "81000000"
+	az_tdx.quote.header.vendor_id == "939a7233f79c4ca9940a0db3957f0607"
+	listed("mr_td", az_tdx.quote.body.mr_td)
+	az_tdx.tcb_status == "UpToDate"
+}
+
+configuration := 2 if {
+	az_tdx.td_attributes.debug == false
+	listed("xfam", az_tdx.quote.body.xfam)
+}
+
+reasons contains unlisted(pair[0], pair[1]) if {
+	some pair in [
+		["measurement", az_snp.measurement],
+		["snp_pcr11", az_snp.tpm.pcr11],
+		["tcb_bootloader", az_snp.reported_tcb_bootloader],
+		["tcb_microcode", az_snp.reported_tcb_microcode],
+		["tcb_snp", az_snp.reported_tcb_snp],
+		["tcb_tee", az_snp.reported_tcb_tee],
+		["smt_enabled", az_snp.platform_smt_enabled],
+		["tsme_enabled", az_snp.platform_tsme_enabled],
+		["abi_major", az_snp.policy_abi_major],
+		["abi_minor", az_snp.policy_abi_minor],
+		["single_socket", az_snp.policy_single_socket],
+		["smt_allowed", az_snp.policy_smt_allowed],
+	]
+	not listed(pair[0], pair[1])
+}
+
+reasons contains unlisted(pair[0], pair[1]) if {
+	some pair in [["tdx_pcr11", az_tdx.tpm.pcr11], ["mr_td", az_tdx.quote.body.mr_td], ["xfam", az_tdx.quote.body.xfam]]
+	not listed(pair[0], pair[1])
+}
+
+reasons contains sprintf("the platform's TCB status is %v, want UpToDate", [az_tdx.tcb_status]) if az_tdx.tcb_status != "UpToDate"
+
+known if az_snp
+
+known if az_tdx
+
 known if input.sample
 
 known if input.snp

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cocoon/trustee/as"
+	"cocoon/trustee/verify/azvtpm"
 	"cocoon/trustee/verify/snp"
 	"cocoon/trustee/verify/tdx"
 )
@@ -60,5 +61,7 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]as.Verifier{"snp": v, "tdx": quotes}, nil
+	return map[string]as.Verifier{
+		"snp": v, "tdx": quotes, "az-snp-vtpm": azvtpm.SNP{Reports: v}, "az-tdx-vtpm": azvtpm.TDX{Quotes: quotes},
+	}, nil
 }

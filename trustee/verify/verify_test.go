@@ -28,6 +28,21 @@ func judge(t *testing.T, tee string, raw json.RawMessage, values map[string]any)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return judgeBy(t, all, tee, raw, values)
+}
+
+// judgeOffline is judge without anything but the evidence.
+func judgeOffline(t *testing.T, tee string, raw json.RawMessage) map[string]any {
+	t.Helper()
+	all, err := New(Config{Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return judgeBy(t, all, tee, raw, nil)
+}
+
+func judgeBy(t *testing.T, all map[string]as.Verifier, tee string, raw json.RawMessage, values map[string]any) map[string]any {
+	t.Helper()
 	c, err := all[tee].Verify(t.Context(), raw, as.Binding{Unbound: true})
 	if err != nil {
 		t.Fatal(err)
@@ -99,5 +114,44 @@ func TestRealSNPEvidenceIsJudgedByReferenceValues(t *testing.T) {
 		if err != nil || !slices.Equal(vector, tc.want) || !strings.Contains(string(text), tc.reason) {
 			t.Errorf("%s: %v with %s (%v), want %v with %q", name, vector, text, err, tc.want, tc.reason)
 		}
+	}
+}
+
+func TestRealAzureEvidenceIsJudgedByReferenceValues(t *testing.T) {
+	t.Parallel()
+	raw := sharedtest.Read(t, "evidence/az-snp-vtpm/evidence-v2.json")
+	all, err := New(Config{Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := all["az-snp-vtpm"].Verify(t.Context(), raw, as.Binding{Unbound: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]any{}
+	for name, claim := range map[string]string{
+		"measurement": "measurement", "tcb_bootloader": "reported_tcb_bootloader", "tcb_microcode": "reported_tcb_microcode", "tcb_snp": "reported_tcb_snp",
+		"tcb_tee": "reported_tcb_tee", "smt_enabled": "platform_smt_enabled", "tsme_enabled": "platform_tsme_enabled", "abi_major": "policy_abi_major",
+		"abi_minor": "policy_abi_minor", "single_socket": "policy_single_socket", "smt_allowed": "policy_smt_allowed",
+	} {
+		values[name] = []any{c.Values[claim]}
+	}
+	pcrs, _ := c.Values["tpm"].(map[string]any)
+	values["snp_pcr11"] = []any{pcrs["pcr11"]}
+	got := judge(t, "az-snp-vtpm", raw, values)
+	if v := number(t, got, "executables") + number(t, got, "hardware") + number(t, got, "configuration"); v != "322" {
+		t.Errorf("all fit: %v", got)
+	}
+	values["snp_pcr11"] = []any{"00"}
+	values["tcb_tee"] = []any{0} // a number, where this verifier has texts
+	got = judge(t, "az-snp-vtpm", raw, values)
+	if v := number(t, got, "executables") + number(t, got, "hardware") + number(t, got, "configuration"); v != "33972" {
+		t.Errorf("two differ: %v", got)
+	}
+	// TDX: its collateral is not known here.
+	got = judgeOffline(t, "az-tdx-vtpm", sharedtest.Read(t, "evidence/az-tdx-vtpm/evidence-v1.json"))
+	text, err := json.Marshal(got["reasons"])
+	if err != nil || number(t, got, "hardware") != "97" || !strings.Contains(string(text), "TCB status is Unknown") {
+		t.Errorf("%v: %s", got, text)
 	}
 }

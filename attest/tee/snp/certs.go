@@ -41,7 +41,7 @@ var ErrCertTable = errors.New("invalid table of certificates")
 // Cert is one certificate of the chain, in DER.
 type Cert struct {
 	Kind string `json:"cert_type"`
-	Data octets `json:"data"`
+	Data Octets `json:"data"`
 }
 
 // parseCertTable reads the table that the host gives with a report. Entries of
@@ -72,7 +72,7 @@ func parseCertTable(b []byte) ([]Cert, error) {
 			continue
 		}
 		signer = signer || kind == VCEK || kind == VLEK
-		certs = append(certs, Cert{Kind: kind, Data: octets(b[off : off+size])})
+		certs = append(certs, Cert{Kind: kind, Data: Octets(b[off : off+size])})
 	}
 	if !signer {
 		return nil, nil

@@ -47,11 +47,11 @@ func members() []member {
 	}
 }
 
-// octets are bytes that JSON shows as a list of numbers.
-type octets []byte
+// Octets are bytes that JSON shows as a list of numbers.
+type Octets []byte
 
 // MarshalJSON implements json.Marshaler.
-func (o octets) MarshalJSON() ([]byte, error) {
+func (o Octets) MarshalJSON() ([]byte, error) {
 	list := make([]uint16, len(o))
 	for i, b := range o {
 		list[i] = uint16(b)
@@ -60,7 +60,7 @@ func (o octets) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (o *octets) UnmarshalJSON(b []byte) error {
+func (o *Octets) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '"' {
 		return fmt.Errorf("text, want a list of numbers")
 	}
@@ -79,8 +79,8 @@ type build struct {
 }
 
 type signature struct {
-	R octets `json:"r"`
-	S octets `json:"s"`
+	R Octets `json:"r"`
+	S Octets `json:"s"`
 }
 
 // scalar is the size of a number of a signature, zero-padded and little-endian.
@@ -126,7 +126,7 @@ func (r *Report) get(m member) any {
 	case signed:
 		return signature{R: b[:scalar], S: b[scalar : 2*scalar]}
 	}
-	return octets(b[:m.kind])
+	return Octets(b[:m.kind])
 }
 
 // UnmarshalJSON implements json.Unmarshaler. Fields that a report of its version
@@ -197,14 +197,14 @@ func (r *Report) set(m member, raw json.RawMessage) error {
 		}
 		return fill(b[scalar:2*scalar], s.S)
 	}
-	var o octets
+	var o Octets
 	if err := json.Unmarshal(raw, &o); err != nil {
 		return err
 	}
 	return fill(b[:m.kind], o)
 }
 
-func fill(to []byte, from octets) error {
+func fill(to []byte, from Octets) error {
 	if len(from) != len(to) {
 		return fmt.Errorf("%d bytes, want %d", len(from), len(to))
 	}

@@ -200,7 +200,7 @@ const (
 func TestTheTableOfCertificatesIsRead(t *testing.T) {
 	t.Parallel()
 	got, err := parseCertTable(table(guidASK, guidXtra, guidVCEK))
-	want := []Cert{{ASK, octets{0, 'o', 'k'}}, {VCEK, octets{2, 'o', 'k'}}}
+	want := []Cert{{ASK, Octets{0, 'o', 'k'}}, {VCEK, Octets{2, 'o', 'k'}}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, %v", got, err)
 	}

@@ -120,6 +120,17 @@ func (v *Verifier) verifyQuote(raw []byte) (*tdx.Quote, *signature, error) {
 	return q, s, nil
 }
 
+// Standing verifies a quote, as VerifyQuote does, and returns the claims about
+// how current its platform is.
+func (v *Verifier) Standing(ctx context.Context, raw []byte) (*tdx.Quote, map[string]any, error) {
+	q, s, err := v.verifyQuote(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := v.standing(ctx, q, s)
+	return q, st, err
+}
+
 // standing returns the claims about the platform's firmware.
 func (v *Verifier) standing(ctx context.Context, q *tdx.Quote, s *signature) (map[string]any, error) {
 	if len(v.sources) == 0 {
