@@ -25,6 +25,7 @@ import (
 
 	"cocoon/agent/pause"
 	"cocoon/agent/policy/replay"
+	"cocoon/attest/tool"
 	"cocoon/rootfs/boot"
 )
 
@@ -44,6 +45,8 @@ func main() {
 		os.Exit(configMain(args, os.Stdout, os.Stderr))
 	case rolePolicy:
 		os.Exit(replay.Main(context.Background(), args, replay.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+	case roleAttest:
+		os.Exit(tool.Main(context.Background(), args, tool.Streams{Out: os.Stdout, Err: os.Stderr}))
 	case roleVersion:
 		os.Exit(printVersion(os.Stdout))
 	default:
@@ -55,6 +58,7 @@ func main() {
 const usage = `usage: cocoon guest [flags]   serve a pod (see cocoon guest -h)
        cocoon config [--json] say what is configured, and from where
        cocoon policy …        explain and test a policy (see cocoon policy help)
+       cocoon attest …        TEE, evidence, token and event log of this guest
        cocoon version         say what this binary is
 
 As PID 1 it boots the machine. As /pause it holds a pod's namespaces.
@@ -68,6 +72,7 @@ const (
 	rolePause
 	roleGuest
 	rolePolicy
+	roleAttest
 	roleConfig
 	roleVersion
 )
@@ -88,6 +93,8 @@ func chooseRole(args []string, pid int) (role, []string) {
 		return roleConfig, args[2:]
 	case len(args) > 1 && args[1] == "policy":
 		return rolePolicy, args[2:]
+	case len(args) > 1 && args[1] == "attest":
+		return roleAttest, args[2:]
 	case len(args) == 2 && args[1] == "version":
 		return roleVersion, nil
 	}
