@@ -150,8 +150,28 @@ func (r *Report) UnmarshalJSON(raw []byte) error {
 			return fmt.Errorf("%w: %s: %w", ErrReport, m.name, err)
 		}
 	}
-	_, err := ParseReport(r[:])
-	return err
+	if _, err := ParseReport(r[:]); err != nil {
+		return err
+	}
+	return r.checkLevels(fields)
+}
+
+// checkLevels refuses levels in the form of another processor than the report's:
+// which form it is decides where in the report the bytes are.
+func (r *Report) checkLevels(fields map[string]json.RawMessage) error {
+	for _, m := range members() {
+		if m.kind != levels {
+			continue
+		}
+		var t TCB
+		if err := json.Unmarshal(fields[m.name], &t); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrReport, m.name, err)
+		}
+		if (t.FMC != nil) != r.turin() {
+			return fmt.Errorf("%w: %s is in the form of another processor", ErrReport, m.name)
+		}
+	}
+	return nil
 }
 
 func (r *Report) set(m member, raw json.RawMessage) error {

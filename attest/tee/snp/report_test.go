@@ -154,6 +154,7 @@ func TestWhatIsNoReportIsRefused(t *testing.T) {
 		"a null":         {`"guest_svn":`, `"guest_svn":null,"x":`},
 		"no processor":   {`"cpuid_fam_id":`, `"cpuid_fam_id":null,"x":`},
 		"half a number":  {`"guest_svn":`, `"guest_svn":1.5,"x":`},
+		"Turin's levels": {`"launch_tcb":{"fmc":null`, `"launch_tcb":{"fmc":1`},
 		"a short scalar": {`{"r":[`, `{"r":[],"x":[`},
 	} {
 		text := strings.Replace(string(valid), change[0], change[1], 1)
