@@ -4,11 +4,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoon/internal/bounded"
 	"cocoon/trustee/as"
 	"cocoon/trustee/verify"
 	"cocoon/trustee/verify/snp"
@@ -27,24 +28,32 @@ import (
 // maxEvidence bounds a file of evidence, in bytes.
 const maxEvidence = 8 << 20
 
-// claimsUnder are the reference values that the default policy compares claims
-// with, by the claim's path.
-func claimsUnder(tee string) map[string]string {
-	return map[string]map[string]string{
+// reference names the reference value that the default policy compares a claim
+// with, and in which form: one of a list, or a single value.
+type reference struct {
+	claim, value string
+	single       bool
+}
+
+// references are those of a TEE.
+func references(tee string) []reference {
+	return map[string][]reference{
 		"snp": {
-			"measurement": "snp_launch_measurement", "reported_tcb_bootloader": "snp_bootloader", "reported_tcb_microcode": "snp_microcode",
-			"reported_tcb_snp": "snp_snp_svn", "reported_tcb_tee": "snp_tee_svn", "platform_smt_enabled": "snp_smt_enabled",
-			"platform_tsme_enabled": "snp_tsme_enabled", "policy_abi_major": "snp_guest_abi_major", "policy_abi_minor": "snp_guest_abi_minor",
-			"policy_single_socket": "snp_single_socket", "policy_smt_allowed": "snp_smt_allowed",
+			{"measurement", "snp_launch_measurement", false}, {"reported_tcb_bootloader", "snp_bootloader", false},
+			{"reported_tcb_microcode", "snp_microcode", false}, {"reported_tcb_snp", "snp_snp_svn", false}, {"reported_tcb_tee", "snp_tee_svn", false},
+			{"platform_smt_enabled", "snp_smt_enabled", true}, {"platform_tsme_enabled", "snp_tsme_enabled", true}, {"policy_abi_major", "snp_guest_abi_major", true},
+			{"policy_abi_minor", "snp_guest_abi_minor", true}, {"policy_single_socket", "snp_single_socket", true}, {"policy_smt_allowed", "snp_smt_allowed", true},
 		},
 		"tdx": {
-			"quote.body.mr_td": "mr_td", "quote.body.rtmr_1": "rtmr_1", "quote.body.rtmr_2": "rtmr_2", "quote.body.xfam": "xfam",
+			{"quote.body.mr_td", "mr_td", false}, {"quote.body.rtmr_1", "rtmr_1", false}, {"quote.body.rtmr_2", "rtmr_2", false}, {"quote.body.xfam", "xfam", false},
 		},
 		"az-snp-vtpm": {
-			"measurement": "measurement", "tpm.pcr11": "snp_pcr11", "reported_tcb_bootloader": "tcb_bootloader", "reported_tcb_microcode": "tcb_microcode",
-			"reported_tcb_snp": "tcb_snp", "reported_tcb_tee": "tcb_tee",
+			{"measurement", "measurement", false}, {"tpm.pcr11", "snp_pcr11", false}, {"reported_tcb_bootloader", "tcb_bootloader", false},
+			{"reported_tcb_microcode", "tcb_microcode", false}, {"reported_tcb_snp", "tcb_snp", false}, {"reported_tcb_tee", "tcb_tee", false},
+			{"platform_smt_enabled", "smt_enabled", false}, {"platform_tsme_enabled", "tsme_enabled", false}, {"policy_abi_major", "abi_major", false},
+			{"policy_abi_minor", "abi_minor", false}, {"policy_single_socket", "single_socket", false}, {"policy_smt_allowed", "smt_allowed", false},
 		},
-		"az-tdx-vtpm": {"quote.body.mr_td": "mr_td", "quote.body.xfam": "xfam", "tpm.pcr11": "tdx_pcr11"},
+		"az-tdx-vtpm": {{"quote.body.mr_td", "mr_td", false}, {"quote.body.xfam", "xfam", false}, {"tpm.pcr11", "tdx_pcr11", false}},
 	}[tee]
 }
 
@@ -124,25 +133,21 @@ func teeOf(raw []byte) string {
 	if json.Unmarshal(raw, &e) != nil {
 		return ""
 	}
-	for member, tee := range map[string]string{"attestation_report": "snp", "quote": "tdx", "vcek": "az-snp-vtpm", "td_quote": "az-tdx-vtpm"} {
-		if _, ok := e[member]; ok {
-			return tee
+	for _, kind := range [][2]string{{"attestation_report", "snp"}, {"quote", "tdx"}, {"td_quote", "az-tdx-vtpm"}, {"vcek", "az-snp-vtpm"}} {
+		if _, ok := e[kind[0]]; ok {
+			return kind[1]
 		}
 	}
 	return ""
 }
 
-func readBounded(file string) (_ []byte, err error) {
+func readBounded(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // opened to read; its error says nothing
-	b, err := io.ReadAll(io.LimitReader(f, maxEvidence+1))
-	if err == nil && len(b) > maxEvidence {
-		err = fmt.Errorf("%q has more than %d bytes", file, maxEvidence)
-	}
-	return b, err
+	return bounded.ReadAll(f, maxEvidence)
 }
 
 // printClaims prints one claim a line, and whether it is a reference value. It
@@ -159,13 +164,13 @@ func (a *app) printClaims(tee string, c *as.Claims, b as.Binding, values map[str
 	}
 	flat := map[string]any{}
 	flatten(flat, "", c.Values)
-	names := claimsUnder(tee)
+	list := references(tee)
 	var wrong []string
 	for _, path := range slices.Sorted(maps.Keys(flat)) {
 		verdict := ""
-		if name, ok := names[path]; ok {
+		if i := slices.IndexFunc(list, func(r reference) bool { return r.claim == path }); i >= 0 {
 			var fits bool
-			if verdict, fits = compare(name, flat[path], values); !fits {
+			if verdict, fits = list[i].compare(flat[path], values); !fits {
 				wrong = append(wrong, path)
 			}
 		}
@@ -180,23 +185,32 @@ func (a *app) printClaims(tee string, c *as.Claims, b as.Binding, values map[str
 	return nil
 }
 
-// compare says whether a claim is the reference value of a name, or one of its
-// list.
-func compare(name string, claim any, values map[string]any) (verdict string, fits bool) {
-	want, ok := values[name]
+// compare says whether a claim is what its reference value wants, by the rules of
+// the default policy: a number is no text, and a list no single value.
+func (r reference) compare(claim any, values map[string]any) (verdict string, fits bool) {
+	want, ok := values[r.value]
 	if !ok {
-		return name + " is missing", false
+		return r.value + " is missing", false
 	}
 	list, isList := want.([]any)
-	if !isList {
+	switch {
+	case r.single && isList:
+		return r.value + ": differs, a list where a single value is wanted", false
+	case r.single:
 		list = []any{want}
+	case !isList:
+		return r.value + ": differs, a single value where a list is wanted", false
 	}
-	for _, v := range list {
-		if fmt.Sprint(v) == fmt.Sprint(claim) {
-			return name + ": ok", true
-		}
+	if slices.ContainsFunc(list, func(v any) bool { return sameJSON(v, claim) }) {
+		return r.value + ": ok", true
 	}
-	return fmt.Sprintf("%s: differs, wanted %v", name, want), false
+	return fmt.Sprintf("%s: differs, wanted %v", r.value, want), false
+}
+
+func sameJSON(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // flatten gives each claim the path by which it is reached. Lists stay whole,

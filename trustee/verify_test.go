@@ -77,3 +77,29 @@ func TestEvidenceThatCannotBeVerifiedIsAnError(t *testing.T) {
 		t.Errorf("without a file: exit %d", code)
 	}
 }
+
+func TestAReferenceValueOfAnotherKindDoesNotFit(t *testing.T) {
+	t.Parallel()
+	list, single := reference{"c", "v", false}, reference{"c", "v", true}
+	for name, tc := range map[string]struct {
+		r     reference
+		claim any
+		want  string // JSON
+		fits  bool
+	}{
+		"in a list": {list, 10, "[9,10]", true}, "a text in a list": {list, "10", `["10"]`, true}, "single": {single, true, "true", true},
+		"a text for a number": {list, 10, `["10"]`, false}, "a number for a text": {list, "10", "[10]", false}, "not in the list": {list, 10, "[9]", false},
+		"a list for a single": {single, true, "[true]", false}, "a single for a list": {list, 10, "10", false}, "another": {single, true, "false", false},
+	} {
+		var want any
+		if err := json.Unmarshal([]byte(tc.want), &want); err != nil {
+			t.Fatal(err)
+		}
+		if verdict, fits := tc.r.compare(tc.claim, map[string]any{"v": want}); fits != tc.fits {
+			t.Errorf("%s: %q, %v", name, verdict, fits)
+		}
+	}
+	if _, fits := list.compare(1, nil); fits {
+		t.Error("a missing value fits")
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"cocoon/attest/tee/snp"
+	"cocoon/trustee/verify/fetch"
 )
 
 // DefaultKDS is AMD's key distribution service.
@@ -120,13 +120,13 @@ func (s KDS) VCEK(ctx context.Context, k Key) ([]byte, error) {
 		wait = kdsWait
 	}
 	for try := 1; ; try++ {
-		der, again, err := s.fetch(ctx, address+"?"+k.query())
+		der, err := s.fetch(ctx, address+"?"+k.query())
 		if err == nil && s.Cache != "" {
 			if err := s.Cache.keep(k, der); err != nil {
 				return nil, fmt.Errorf("keep a VCEK: %w", err)
 			}
 		}
-		if err == nil || !again || try == kdsTries {
+		if err == nil || !errors.Is(err, fetch.ErrLater) || try == kdsTries {
 			return der, err
 		}
 		select {
@@ -137,27 +137,15 @@ func (s KDS) VCEK(ctx context.Context, k Key) ([]byte, error) {
 	}
 }
 
-func (s KDS) fetch(ctx context.Context, address string) (der []byte, again bool, err error) {
+func (s KDS) fetch(ctx context.Context, address string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, kdsAnswer)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, false, err
-	}
-	resp, err := s.Client.Do(req)
-	if err != nil {
-		return nil, true, fmt.Errorf("ask the key service: %w", err)
-	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	der, _, err := fetch.Get(ctx, s.Client, address, maxCert)
 	switch {
-	case resp.StatusCode == http.StatusNotFound:
-		return nil, false, fmt.Errorf("%w at %s", ErrNoVCEK, address)
-	case resp.StatusCode != http.StatusOK:
-		return nil, resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500, fmt.Errorf("the key service answers %s", resp.Status)
+	case errors.Is(err, fetch.ErrNotFound):
+		return nil, fmt.Errorf("%w: %w", ErrNoVCEK, err)
+	case err != nil:
+		return nil, fmt.Errorf("ask the key service: %w", err)
 	}
-	der, err = io.ReadAll(io.LimitReader(resp.Body, maxCert+1))
-	if err == nil && len(der) > maxCert {
-		err = fmt.Errorf("the key service sends more than %d bytes", maxCert)
-	}
-	return der, err != nil, err
+	return der, nil
 }

@@ -38,6 +38,9 @@ type Source interface {
 	Collateral(ctx context.Context, p Platform) (*Collateral, error)
 }
 
+// tcbSigner is the name of the key with which Intel signs collateral.
+const tcbSigner = "Intel SGX TCB Signing"
+
 // ErrNoCollateral is returned by a source that has none for the platform.
 var ErrNoCollateral = errors.New("collateral not found")
 
@@ -57,6 +60,10 @@ func (c *Collateral) open(root [sha256.Size]byte, issuer *x509.Certificate, now 
 	}
 	if err := checkChain(chain, root, now); err != nil {
 		return nil, err
+	}
+	// Platforms have keys below the same root.
+	if name := chain[0].Subject.CommonName; name != tcbSigner {
+		return nil, fmt.Errorf("collateral is signed by %.64q, want %q", name, tcbSigner)
 	}
 	key, ok := chain[0].PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {

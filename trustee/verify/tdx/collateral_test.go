@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-tdx-guest/pcs"
 
 	"cocoon/attest/tee/tdx"
+	"cocoon/internal/bounded"
 	"cocoon/internal/sharedtest"
 	"cocoon/trustee/as"
 )
@@ -90,19 +91,20 @@ type saying struct {
 	fmspc             string
 	signer            string // of the quoting enclave
 	revoked           *big.Int
+	by                string // name of the key that signs
 }
 
 // collateral returns what Intel says, signed.
 func (p intel) collateral(t *testing.T, s saying) *Collateral {
 	t.Helper()
-	for to, v := range map[*string]string{&s.platform: "UpToDate", &s.enclave: "UpToDate", &s.next: "2026-01-01T00:00:00Z", &s.fmspc: strings.ToUpper(fmspc), &s.signer: strings.Repeat("00", 32)} {
+	for to, v := range map[*string]string{&s.platform: "UpToDate", &s.enclave: "UpToDate", &s.next: "2026-01-01T00:00:00Z", &s.fmspc: strings.ToUpper(fmspc), &s.signer: strings.Repeat("51", 32), &s.by: tcbSigner} {
 		if *to == "" {
 			*to = v
 		}
 	}
 	key := newKey(t)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "TCB signing"}, NotBefore: p.cert.NotBefore, NotAfter: p.cert.NotAfter,
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: s.by}, NotBefore: p.cert.NotBefore, NotAfter: p.cert.NotAfter,
 	}, p.cert, &key.PublicKey, p.ca)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +117,7 @@ func (p intel) collateral(t *testing.T, s saying) *Collateral {
 "tcbLevels":[{"tcb":{"sgxtcbcomponents":%s,"pcesvn":13,"tdxtcbcomponents":%s},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":%q,"advisoryIDs":["INTEL-SA-1"]}]}`,
 		s.next, s.fmspc, strings.Repeat("00", 48), components(s.need), components(0), s.platform)
 	qe := fmt.Sprintf(`{"id":"TD_QE","version":2,"issueDate":"2025-01-01T00:00:00Z","nextUpdate":%q,"tcbEvaluationDataNumber":17,"miscselect":"00000000","miscselectMask":"FFFFFFFF",
-"attributes":%q,"attributesMask":%q,"mrsigner":%q,"isvprodid":0,"tcbLevels":[{"tcb":{"isvsvn":0},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":%q}]}`,
+"attributes":%q,"attributesMask":%q,"mrsigner":%q,"isvprodid":2,"tcbLevels":[{"tcb":{"isvsvn":0},"tcbDate":"2024-03-13T00:00:00Z","tcbStatus":%q}]}`,
 		s.next, strings.Repeat("00", 16), strings.Repeat("FF", 16), s.signer, s.enclave)
 	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now().AddDate(0, -1, 0), NextUpdate: now().AddDate(0, 1, 0)}
 	if s.revoked != nil {
@@ -198,6 +200,7 @@ func TestCollateralThatDoesNotHoldIsRefused(t *testing.T) {
 		"revoked firmware":  {p.collateral(t, saying{platform: "Revoked"}), nil, "firmware of the platform is revoked"},
 		"another platform":  {p.collateral(t, saying{fmspc: "000000000000"}), nil, "collateral of platform"},
 		"no level":          {p.collateral(t, saying{need: 6}), nil, "reaches no level"},
+		"a platform's key":  {p.collateral(t, saying{by: "Intel SGX PCK Certificate"}), nil, "collateral is signed by"},
 		"a foreign enclave": {p.collateral(t, saying{signer: strings.Repeat("11", 32)}), nil, "quoting enclave is not Intel's"},
 	} {
 		v := p.verifier(t)
@@ -279,9 +282,11 @@ func TestCollateralComesFromAFolderOrTheService(t *testing.T) {
 		}
 		bad.Close()
 	}
-	endless := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 2*maxAnswer)) }))
+	endless := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, 2*maxAnswer)) //nolint:errcheck // the client hangs up in the middle
+	}))
 	defer endless.Close()
-	if _, err := (PCS{URL: endless.URL, Client: endless.Client()}).Collateral(t.Context(), pf); err == nil || !strings.Contains(err.Error(), "more than") {
+	if _, err := (PCS{URL: endless.URL, Client: endless.Client()}).Collateral(t.Context(), pf); !errors.Is(err, bounded.ErrTooLarge) {
 		t.Errorf("endless: %v", err)
 	}
 }

@@ -7,12 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+
+	"cocoon/trustee/verify/fetch"
 )
 
 // DefaultPCS is Intel's provisioning certification service.
@@ -72,25 +73,10 @@ func (s PCS) Collateral(ctx context.Context, p Platform) (*Collateral, error) {
 	return c, nil
 }
 
-func (s PCS) get(ctx context.Context, path string) (_ []byte, _ http.Header, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/"+path, nil)
-	if err != nil {
-		return nil, nil, err
+func (s PCS) get(ctx context.Context, path string) ([]byte, http.Header, error) {
+	b, header, err := fetch.Get(ctx, s.Client, s.URL+"/"+path, maxAnswer)
+	if errors.Is(err, fetch.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", ErrNoCollateral, err)
 	}
-	resp, err := s.Client.Do(req)
-	if err != nil {
-		return nil, nil, fmt.Errorf("ask Intel's service: %w", err)
-	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	if resp.StatusCode == http.StatusNotFound {
-		return nil, nil, fmt.Errorf("%w at %s", ErrNoCollateral, path)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("the service of Intel answers %s", resp.Status)
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err == nil && len(b) > maxAnswer {
-		err = fmt.Errorf("the service of Intel sends more than %d bytes", maxAnswer)
-	}
-	return b, resp.Header, err
+	return b, header, err
 }

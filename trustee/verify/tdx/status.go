@@ -5,6 +5,7 @@ package tdx
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,7 +22,32 @@ import (
 const (
 	qeMiscSelect, qeAttributes = 16, 48
 	qeSigner, qeProduct, qeSVN = 128, 256, 258
+
+	tdQE    = 2      // product id of the enclave that signs TDX quotes
+	qeDebug = 1 << 1 // attribute: the host can look into the enclave
 )
+
+// checkEnclave checks that a report is that of the quoting enclave for TDX of
+// the given signer, and that nobody can look into it.
+func checkEnclave(report []byte, signer [sha256.Size]byte) error {
+	switch {
+	case !bytes.Equal(report[qeSigner:][:len(signer)], signer[:]), binary.LittleEndian.Uint16(report[qeProduct:]) != tdQE:
+		return errors.New("the enclave that signed is not Intel's quoting enclave for TDX")
+	case report[qeAttributes]&qeDebug != 0:
+		return errors.New("the quoting enclave can be debugged by the host")
+	}
+	return nil
+}
+
+// checkModule checks that Intel's own TDX module runs, for which both are zero.
+func checkModule(q *tdx.Quote) error {
+	for _, name := range []string{"mrsigner_seam", "seam_attributes"} {
+		if v := q.Field(name); !bytes.Equal(v, make([]byte, len(v))) {
+			return fmt.Errorf("the TDX module is not Intel's: %s is %x", name, v)
+		}
+	}
+	return nil
+}
 
 // standing is what Intel says of a platform's firmware.
 type standing struct {

@@ -4,6 +4,8 @@
 // Package tdx verifies the evidence of Intel TDX guests: quotes of version 4
 // and 5, and the event log that their registers are the sum of.
 //
+// The quoting enclave has to be Intel's, always: the platform's key signs the
+// report of any enclave that the host may run, and another could sign anything.
 // How current a platform's firmware is, Intel says in signed collateral. Without
 // a source of it tcb_status is "Unknown", and a policy that wants "UpToDate", as
 // the default one does, affirms no platform.
@@ -31,6 +33,9 @@ import (
 // intelRoot is the SHA-256 of the public key of "Intel SGX Root CA".
 const intelRoot = "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
 
+// intelEnclaves is the signer (MRSIGNER) of Intel's quoting enclaves.
+const intelEnclaves = "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"
+
 // unknownStatus is what is said of a platform whose TCB status was not looked up.
 const unknownStatus = "Unknown"
 
@@ -39,6 +44,8 @@ type Config struct {
 	// Root is the SHA-256 of the public key (SubjectPublicKeyInfo) to trust;
 	// nil means Intel's.
 	Root *[sha256.Size]byte
+	// Signer is the MRSIGNER of the quoting enclaves to trust; nil means Intel's.
+	Signer *[sha256.Size]byte
 	// Sources of collateral are asked in order; with none it is not looked at.
 	Sources []Source
 	// Now is the time at which certificates have to be valid; nil means time.Now.
@@ -48,6 +55,7 @@ type Config struct {
 // Verifier verifies TDX evidence. It is safe for concurrent use.
 type Verifier struct {
 	root    [sha256.Size]byte
+	signer  [sha256.Size]byte // of quoting enclaves
 	sources []Source
 	now     func() time.Time
 }
@@ -60,15 +68,30 @@ func New(cfg Config) (*Verifier, error) {
 	if v.now == nil {
 		v.now = time.Now
 	}
-	if cfg.Root != nil {
-		v.root = *cfg.Root
-		return v, nil
+	var err error
+	if v.root, err = pinned(cfg.Root, intelRoot); err != nil {
+		return nil, err
 	}
-	b, err := hex.DecodeString(intelRoot)
-	if err != nil || copy(v.root[:], b) != sha256.Size {
-		return nil, fmt.Errorf("the pinned root %q is no digest: %w", intelRoot, err)
+	if v.signer, err = pinned(cfg.Signer, intelEnclaves); err != nil {
+		return nil, err
 	}
 	return v, nil
+}
+
+// pinned returns what was configured, or the digest in hexadecimal.
+func pinned(configured *[sha256.Size]byte, text string) (d [sha256.Size]byte, err error) {
+	if configured != nil {
+		return *configured, nil
+	}
+	b, err := hex.DecodeString(text)
+	if err == nil && len(b) != len(d) {
+		err = fmt.Errorf("it has %d bytes", len(b))
+	}
+	if err != nil {
+		return d, fmt.Errorf("pinned digest %q: %w", text, err)
+	}
+	copy(d[:], b)
+	return d, nil
 }
 
 // Verify implements as.Verifier.
@@ -117,7 +140,10 @@ func (v *Verifier) verifyQuote(raw []byte) (*tdx.Quote, *signature, error) {
 	if err := s.check(q, v.root, v.now()); err != nil {
 		return nil, nil, err
 	}
-	return q, s, nil
+	if err := checkEnclave(s.report, v.signer); err != nil {
+		return nil, nil, err
+	}
+	return q, s, checkModule(q)
 }
 
 // Standing verifies a quote, as VerifyQuote does, and returns the claims about

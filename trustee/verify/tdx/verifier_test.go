@@ -39,6 +39,9 @@ type intel struct {
 	qe    *ecdsa.PrivateKey
 	ca    *ecdsa.PrivateKey
 	cert  *x509.Certificate // of ca
+
+	enclave func(report []byte) // changes the quoting enclave's report before it is signed
+	body    func(body []byte)   // and the quote's body
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -109,6 +112,9 @@ func (p intel) quote(t *testing.T, version int, rtmr3 []byte, change func(s *sig
 	copy(body[184:], "config id")
 	copy(body[472:], rtmr3)
 	copy(body[520:], "report data")
+	if p.body != nil {
+		p.body(body)
+	}
 	b = append(b, body...)
 	pub, err := p.qe.PublicKey.Bytes()
 	if err != nil {
@@ -117,6 +123,11 @@ func (p intel) quote(t *testing.T, version int, rtmr3 []byte, change func(s *sig
 	s := &signature{quote: sign(t, p.qe, b), key: pub[1:], report: make([]byte, reportSize), auth: []byte("auth")}
 	sum := sha256.Sum256(append(bytes.Clone(s.key), s.auth...))
 	copy(s.report[reportData:], sum[:])
+	copy(s.report[qeSigner:], bytes.Repeat([]byte{0x51}, 32))
+	s.report[qeProduct] = tdQE
+	if p.enclave != nil {
+		p.enclave(s.report)
+	}
 	s.reportSign = sign(t, p.pck, s.report)
 	if change != nil {
 		change(s)
@@ -130,7 +141,8 @@ func (p intel) quote(t *testing.T, version int, rtmr3 []byte, change func(s *sig
 
 func (p intel) verifier(t *testing.T) *Verifier {
 	t.Helper()
-	v, err := New(Config{Root: &p.root, Now: now})
+	signer := [sha256.Size]byte(bytes.Repeat([]byte{0x51}, sha256.Size))
+	v, err := New(Config{Root: &p.root, Signer: &signer, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +190,11 @@ func TestQuotesThatDoNotHoldAreRefused(t *testing.T) {
 	late := p.verifier(t)
 	late.now = func() time.Time { return now().AddDate(2, 0, 0) }
 	good := p.quote(t, 4, nil, nil)
+	by := func(enclave, body func([]byte)) json.RawMessage {
+		q := p
+		q.enclave, q.body = enclave, body
+		return evidence(t, q.quote(t, 4, nil, nil), nil)
+	}
 	flip := func(off int) []byte { b := bytes.Clone(good); b[off] ^= 1; return b }
 	logged, err := eventlog.Join(nil, eventlog.Entry{Domain: "d", Operation: "o"}.Event(4, eventlog.SHA384).Append(nil))
 	if err != nil {
@@ -189,22 +206,27 @@ func TestQuotesThatDoNotHoldAreRefused(t *testing.T) {
 		b    as.Binding
 		want string
 	}{
-		"no JSON":             {v, json.RawMessage("["), binding(), "unexpected end"},
-		"no quote":            {v, json.RawMessage("{}"), binding(), "no TDX quote"},
-		"a changed body":      {v, evidence(t, flip(200), nil), binding(), "not signed by the key of its quoting enclave"},
-		"a changed header":    {v, evidence(t, flip(30), nil), binding(), "not signed by the key of its quoting enclave"},
-		"a changed signature": {v, evidence(t, flip(48+584+4), nil), binding(), "not signed by the key of its quoting enclave"},
-		"a changed key":       {v, evidence(t, flip(48+584+4+64), nil), binding(), "about another key"},
-		"another enclave":     {v, evidence(t, p.quote(t, 4, nil, func(s *signature) { s.report[0] = 1 }), nil), binding(), "not signed by the PCK"},
-		"another auth":        {v, evidence(t, p.quote(t, 4, nil, func(s *signature) { s.auth = []byte("x") }), nil), binding(), "about another key"},
-		"another root":        {other.verifier(t), evidence(t, good, nil), binding(), "not the root that is trusted"},
-		"expired":             {late, evidence(t, good, nil), binding(), "expired"},
-		"a cut signature":     {v, evidence(t, p.quote(t, 4, nil, func(s *signature) { s.report = s.report[:10] }), nil), binding(), "cut short"},
-		"another session":     {v, evidence(t, good, nil), as.Binding{ReportData: []byte("x")}, "not the digest of this session"},
-		"other init data":     {v, evidence(t, good, nil), as.Binding{ReportData: []byte("report data"), InitData: []byte("x")}, "launched with the init data digest"},
-		"a log that lies":     {v, evidence(t, good, logged), binding(), "RTMR3 is 0000"},
-		"rubbish as log":      {v, evidence(t, good, []byte("x")), binding(), "invalid event log"},
-		"registers unlogged":  {v, evidence(t, p.quote(t, 4, []byte{1}, nil), logged), binding(), "RTMR3 is 0100"},
+		"no JSON":                 {v, json.RawMessage("["), binding(), "unexpected end"},
+		"no quote":                {v, json.RawMessage("{}"), binding(), "no TDX quote"},
+		"a changed body":          {v, evidence(t, flip(200), nil), binding(), "not signed by the key of its quoting enclave"},
+		"a changed header":        {v, evidence(t, flip(30), nil), binding(), "not signed by the key of its quoting enclave"},
+		"a changed signature":     {v, evidence(t, flip(48+584+4), nil), binding(), "not signed by the key of its quoting enclave"},
+		"a changed key":           {v, evidence(t, flip(48+584+4+64), nil), binding(), "about another key"},
+		"another enclave":         {v, evidence(t, p.quote(t, 4, nil, func(s *signature) { s.report[0] = 1 }), nil), binding(), "not signed by the PCK"},
+		"another auth":            {v, evidence(t, p.quote(t, 4, nil, func(s *signature) { s.auth = []byte("x") }), nil), binding(), "about another key"},
+		"an enclave of the host":  {v, by(func(r []byte) { r[qeSigner]++ }, nil), binding(), "not Intel's quoting enclave"},
+		"another Intel enclave":   {v, by(func(r []byte) { r[qeProduct] = 1 }, nil), binding(), "not Intel's quoting enclave"},
+		"an enclave to look into": {v, by(func(r []byte) { r[qeAttributes] |= qeDebug }, nil), binding(), "debugged by the host"},
+		"a module of the host":    {v, by(nil, func(b []byte) { b[64] = 1 }), binding(), "mrsigner_seam"},
+		"a module to look into":   {v, by(nil, func(b []byte) { b[112] = 1 }), binding(), "seam_attributes"},
+		"another root":            {other.verifier(t), evidence(t, good, nil), binding(), "not the root that is trusted"},
+		"expired":                 {late, evidence(t, good, nil), binding(), "expired"},
+		"a cut signature":         {v, evidence(t, p.quote(t, 4, nil, func(s *signature) { s.report = s.report[:10] }), nil), binding(), "cut short"},
+		"another session":         {v, evidence(t, good, nil), as.Binding{ReportData: []byte("x")}, "not the digest of this session"},
+		"other init data":         {v, evidence(t, good, nil), as.Binding{ReportData: []byte("report data"), InitData: []byte("x")}, "launched with the init data digest"},
+		"a log that lies":         {v, evidence(t, good, logged), binding(), "RTMR3 is 0000"},
+		"rubbish as log":          {v, evidence(t, good, []byte("x")), binding(), "invalid event log"},
+		"registers unlogged":      {v, evidence(t, p.quote(t, 4, []byte{1}, nil), logged), binding(), "RTMR3 is 0100"},
 	} {
 		c, err := tc.v.Verify(t.Context(), tc.raw, tc.b)
 		if !errors.Is(err, as.ErrEvidence) || !strings.Contains(err.Error(), tc.want) {
