@@ -94,7 +94,7 @@ func (e Event) details() map[string]any {
 	case efiAction, evAction, evPostCode:
 		return map[string]any{"string": text(e.Data)}
 	case evIPL:
-		// systemd's stub names sections of a kernel image with their dot.
+		// systemd's EFI loader names sections of a kernel image with their dot.
 		return map[string]any{"string": strings.TrimPrefix(text(e.Data), ".")}
 	case EvTag:
 		if len(e.Data) >= 8 {

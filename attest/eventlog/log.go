@@ -129,8 +129,10 @@ type Log struct {
 // ErrLog is returned for what is no event log.
 var ErrLog = errors.New("invalid event log")
 
+// MaxSize bounds a log, in bytes.
+const MaxSize = 2 << 20
+
 const (
-	maxLog     = 2 << 20
 	maxEvents  = 1 << 16
 	maxDigests = 8
 	maxAlgs    = 16
@@ -140,8 +142,8 @@ const (
 
 // Parse reads a log up to its end mark or the end of b.
 func Parse(b []byte) (*Log, error) {
-	if len(b) > maxLog {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrLog, len(b), maxLog)
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrLog, len(b), MaxSize)
 	}
 	r := &reader{b: b}
 	l := &Log{}

@@ -155,7 +155,7 @@ func TestWhatIsNoLogIsRefused(t *testing.T) {
 		"a cut event":         valid[:len(valid)-1],
 		"an endless event":    append(Header(), Event{Type: EvTag, Digests: make([]Digest, 9)}.Append(nil)...),
 		"an alien digest":     append(Header(), Event{Type: EvTag, Digests: []Digest{{SHA512, make([]byte, 64)}}}.Append(nil)...),
-		"too long":            make([]byte, maxLog+1),
+		"too long":            make([]byte, MaxSize+1),
 	} {
 		if l, err := Parse(b); !errors.Is(err, ErrLog) {
 			t.Errorf("%s: %+v, %v", name, l, err)

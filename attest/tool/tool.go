@@ -30,6 +30,7 @@ import (
 
 	"cocoon/attest"
 	"cocoon/attest/eventlog"
+	"cocoon/internal/bounded"
 	"cocoon/internal/wire/aapb"
 )
 
@@ -43,9 +44,6 @@ const usage = `usage: cocoon attest tee                        which TEE the gue
 
 // timeout bounds one question: evidence on some clouds takes seconds.
 const timeout = time.Minute
-
-// maxFile bounds a log, in bytes.
-const maxFile = 2 << 20
 
 // Streams are where the command writes.
 type Streams struct{ Out, Err io.Writer }
@@ -203,7 +201,7 @@ func readLog(file string) (*eventlog.Log, error) {
 		return nil, err
 	}
 	defer f.Close() // opened to read; its error says nothing
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	b, err := bounded.ReadAll(f, eventlog.MaxSize)
 	if err != nil {
 		return nil, err
 	}

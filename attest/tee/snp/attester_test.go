@@ -99,7 +99,11 @@ func driverThat(t *testing.T, f func(try int, ask *guestRequest, req *extRequest
 	try := 0
 	return driver{path: file, ioctl: func(_ int, ask *guestRequest) error {
 		try++
-		return f(try, ask, at[extRequest](ask.request), at[response](ask.response))
+		req := at[extRequest](ask.request)
+		if req.certsLen > 0x4000 || req.certsLen%4096 != 0 {
+			return unix.EINVAL // as the kernel does
+		}
+		return f(try, ask, req, at[response](ask.response))
 	}}
 }
 
@@ -159,7 +163,7 @@ func TestWhatTheDriverRefusesIsSaid(t *testing.T) {
 		"table too big": {func(_ int, ask *guestRequest, _ *extRequest, _ *response) error {
 			ask.exitinfo2 = vmmInvalidLen << 32
 			return unix.EIO
-		}, "more than 65536 bytes"},
+		}, "more than 16384 bytes"},
 		"firmware": {func(_ int, ask *guestRequest, _ *extRequest, _ *response) error {
 			ask.exitinfo2 = 0x1d
 			return unix.EIO

@@ -26,7 +26,7 @@ const (
 	// _IOWR('S', 2, struct snp_guest_request_ioctl).
 	getExtReport = 3<<30 | 32<<16 | 'S'<<8 | 2
 
-	certsRoom  = 64 << 10 // more than the largest table that the driver takes
+	certsRoom  = 16 << 10 // SEV_FW_BLOB_MAX_SIZE: the driver refuses more
 	firmwareOK = 0
 
 	// What the hypervisor answers, in the upper half of exitinfo2.
@@ -101,7 +101,11 @@ func (d driver) Report(ctx context.Context, data [DataSize]byte) (_, _ []byte, e
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	certs := pages()
+	// The driver wants whole pages for the table.
+	certs, err := unix.Mmap(-1, 0, certsRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, nil, fmt.Errorf("get memory for certificates: %w", err)
+	}
 	defer func() { err = errors.Join(err, unix.Munmap(certs)) }()
 	for try := 1; ; try++ {
 		report, table, err := d.once(int(f.Fd()), data, certs)
@@ -116,28 +120,15 @@ func (d driver) Report(ctx context.Context, data [DataSize]byte) (_, _ []byte, e
 	}
 }
 
-// pages returns memory for the table; the driver wants whole pages. Without
-// any there is no table.
-func pages() []byte {
-	b, err := unix.Mmap(-1, 0, certsRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil
-	}
-	return b
-}
-
 func (d driver) once(fd int, data [DataSize]byte, certs []byte) (report, table []byte, err error) {
 	clear(certs)
-	req := extRequest{data: data, certsLen: uint32(len(certs))}
-	if len(certs) > 0 {
-		req.certs = uint64(uintptr(unsafe.Pointer(&certs[0])))
-	}
+	req := extRequest{data: data, certs: uint64(uintptr(unsafe.Pointer(&certs[0]))), certsLen: uint32(len(certs))}
 	var resp response
-	ask := guestRequest{version: 1, request: uint64(uintptr(unsafe.Pointer(&req))), response: uint64(uintptr(unsafe.Pointer(&resp)))}
-	var pin runtime.Pinner
+	var pin runtime.Pinner // the kernel gets their addresses as numbers
 	pin.Pin(&req)
 	pin.Pin(&resp)
 	defer pin.Unpin()
+	ask := guestRequest{version: 1, request: uint64(uintptr(unsafe.Pointer(&req))), response: uint64(uintptr(unsafe.Pointer(&resp)))}
 	err = d.ioctl(fd, &ask)
 	if vmm := uint32(ask.exitinfo2 >> 32); err != nil || vmm != 0 || uint32(ask.exitinfo2) != firmwareOK {
 		return nil, nil, requestError(vmm, uint32(ask.exitinfo2), err)

@@ -14,6 +14,7 @@ import (
 
 	"cocoon/attest/eventlog"
 	"cocoon/attest/tee/tsm"
+	"cocoon/internal/bounded"
 )
 
 // firmwareLog is the log of the firmware, as the kernel shows it.
@@ -89,11 +90,15 @@ func (a *Attester) log() ([]byte, error) {
 }
 
 func optional(name string) ([]byte, error) {
-	b, err := os.ReadFile(name)
+	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // opened to read; its error says nothing
+	return bounded.ReadAll(f, eventlog.MaxSize)
 }
 
 // InitDataRegister returns MRCONFIGID.

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/bounded"
 )
 
 // Dir is where the kernel offers reports.
@@ -149,12 +150,9 @@ func read(dir, name string) (_ []byte, err error) {
 		return nil, fmt.Errorf("TSM report: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(f, maxReport+1))
+	b, err := bounded.ReadAll(f, maxReport)
 	if err != nil {
-		return nil, fmt.Errorf("TSM report: %w", err)
-	}
-	if len(b) > maxReport {
-		return nil, fmt.Errorf("TSM report: %s has more than %d bytes", name, maxReport)
+		return nil, fmt.Errorf("TSM report: %s: %w", name, err)
 	}
 	return b, nil
 }

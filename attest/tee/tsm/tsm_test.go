@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/bounded"
 )
 
 // kernel plays configfs: it fills the folders that are made.
@@ -92,7 +94,7 @@ func TestAReportThatIsNotOursIsRefused(t *testing.T) {
 		"no report":        {kernel{files: without(quote(), "outblob")}, os.ErrNotExist, ""},
 		"no request":       {kernel{files: without(quote(), "inblob")}, os.ErrNotExist, ""},
 		"no name":          {kernel{files: without(quote(), "provider")}, os.ErrNotExist, ""},
-		"an endless quote": {kernel{files: with(quote(), "outblob", strings.Repeat("x", maxReport+1))}, nil, "more than"},
+		"an endless quote": {kernel{files: with(quote(), "outblob", strings.Repeat("x", maxReport+1))}, bounded.ErrTooLarge, ""},
 	} {
 		left := 0
 		tc.k.left = &left
