@@ -98,8 +98,8 @@ fresh: deps ## both README commands in a new Debian root that holds only Go, git
 
 generate: ## internal/wire from its .proto files
 	mkdir -p $(OUT)/bin
-	cd tools/proto && $(GO) build -o $(abspath $(OUT)/bin)/ github.com/bufbuild/buf/cmd/buf google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
-	cd internal/wire && PATH=$(abspath $(OUT)/bin):$$PATH buf generate
+	cd tools/proto && $(GO) build -o $(abspath $(OUT)/bin)/ github.com/bufbuild/buf/cmd/buf google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	cd internal/wire && PATH=$(abspath $(OUT)/bin):$$PATH buf generate && PATH=$(abspath $(OUT)/bin):$$PATH buf generate --template buf.gen.grpc.yaml
 
 check: lint race ## what to run before a commit
 
