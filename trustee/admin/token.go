@@ -15,6 +15,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -54,6 +55,24 @@ func NewToken(key ed25519.PrivateKey, now time.Time, life time.Duration) (string
 		return "", fmt.Errorf("sign admin token: %w", err)
 	}
 	return jws.CompactSerialize()
+}
+
+// Authorize admits the operator by the Authorization header of a call.
+func Authorize(key ed25519.PublicKey, header string, now time.Time) error {
+	token, ok := Bearer(header)
+	if !ok {
+		return fmt.Errorf("administration needs a bearer token signed with the admin key: %w", ErrDenied)
+	}
+	return Verify(key, token, now)
+}
+
+// Bearer returns the token in an Authorization header.
+func Bearer(header string) (string, bool) {
+	scheme, token, ok := strings.Cut(header, " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", false
+	}
+	return token, true
 }
 
 // Verify checks a JWT against the operator's key. A token without a role is

@@ -15,6 +15,7 @@ import (
 	"net/http"
 
 	"cocoon/trustee/as"
+	"cocoon/trustee/audit"
 	"cocoon/trustee/teekey"
 )
 
@@ -199,8 +200,8 @@ func (h *Handler) evaluate(r *http.Request, s session, a *attestation) (string, 
 	if err != nil {
 		return "", err
 	}
-	rec := Record{Event: "attest", Decision: "token", Remote: r.RemoteAddr, Token: digestOf(token), Evidence: summary(claims)}
-	return token, h.Audit.write(rec)
+	rec := audit.Record{Event: "attest", Decision: "token", Remote: r.RemoteAddr, Token: audit.Digest(token), Evidence: audit.Summary(claims)}
+	return token, h.Audit.Write(rec)
 }
 
 // generation names the reference values and attestation policies in force. A
@@ -218,9 +219,4 @@ func (h *Handler) enter(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for a place: %w", ctx.Err())
 	}
-}
-
-func digestOf(token string) string {
-	d := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(d[:])
 }

@@ -29,6 +29,7 @@ import (
 	"cocoon/internal/bounded"
 	"cocoon/trustee/admin"
 	"cocoon/trustee/as"
+	"cocoon/trustee/audit"
 	"cocoon/trustee/policy"
 	"cocoon/trustee/rvps"
 	"cocoon/trustee/store"
@@ -71,7 +72,7 @@ type Deps struct {
 	AttestPolicies  *policy.Set
 	ReferenceValues *rvps.Registry
 	AdminKey        ed25519.PublicKey
-	Audit           *Audit
+	Audit           *audit.Log
 	Log             *slog.Logger
 	Now             func() time.Time
 }
@@ -149,23 +150,13 @@ func (h *Handler) route(w http.ResponseWriter, r *http.Request) error {
 
 // authorize admits the operator.
 func (h *Handler) authorize(r *http.Request) error {
-	token, ok := bearer(r)
-	if !ok {
-		return fail(http.StatusUnauthorized, variantAdmin, errors.New("administration needs a bearer token signed with the admin key"))
-	}
-	if err := admin.Verify(h.AdminKey, token, h.Now()); err != nil {
+	if err := admin.Authorize(h.AdminKey, r.Header.Get("Authorization"), h.Now()); err != nil {
 		return fail(http.StatusUnauthorized, variantAdmin, err)
 	}
 	return nil
 }
 
-func bearer(r *http.Request) (string, bool) {
-	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return "", false
-	}
-	return token, true
-}
+func bearer(r *http.Request) (string, bool) { return admin.Bearer(r.Header.Get("Authorization")) }
 
 // readBody takes a whole body of at most maxBody bytes.
 func readBody(r *http.Request) ([]byte, error) { return readAtMost(r, maxBody) }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 
+	"cocoon/trustee/audit"
 	"cocoon/trustee/policy"
 	"cocoon/trustee/rvps"
 	"cocoon/trustee/store"
@@ -52,7 +53,7 @@ func (h *Handler) ownCall(method, path string) (call, string, bool) {
 
 // changed writes the record of what the operator does, before it is done.
 func (h *Handler) changed(r *http.Request, event, path string) error {
-	return h.Audit.write(Record{Event: event, Decision: "admin", Remote: r.RemoteAddr, Path: path})
+	return h.Audit.Write(audit.Record{Event: event, Decision: "admin", Remote: r.RemoteAddr, Path: path})
 }
 
 // outcome maps the error of a store to an answer.

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"cocoon/trustee/as"
+	"cocoon/trustee/audit"
 	"cocoon/trustee/policy"
 	"cocoon/trustee/store"
 	"cocoon/trustee/teekey"
@@ -47,17 +48,17 @@ func (h *Handler) getResource(w http.ResponseWriter, r *http.Request, arg string
 	if err != nil {
 		return fail(http.StatusNotFound, variantPath, err)
 	}
-	rec := Record{
+	rec := audit.Record{
 		Event: "resource", Decision: "refused", Remote: r.RemoteAddr, Path: path.String(),
-		Token: digestOf(g.token), Evidence: summary(g.claims),
+		Token: audit.Digest(g.token), Evidence: audit.Summary(g.claims),
 	}
 	body, err := h.release(r, g, path, &rec)
 	if err != nil {
 		rec.Reason = err.Error()
-		return errors.Join(err, h.Audit.write(rec))
+		return errors.Join(err, h.Audit.Write(rec))
 	}
 	rec.Decision = "released"
-	if err := h.Audit.write(rec); err != nil {
+	if err := h.Audit.Write(rec); err != nil {
 		return err
 	}
 	return writeAnswer(w, "application/json", body)
@@ -90,7 +91,7 @@ func (h *Handler) authenticate(r *http.Request) (*grant, error) {
 
 // release decides, reads and encrypts. The policy is asked first, so that a
 // guest that may not have a secret does not learn whether it exists.
-func (h *Handler) release(r *http.Request, g *grant, path store.Path, rec *Record) ([]byte, error) {
+func (h *Handler) release(r *http.Request, g *grant, path store.Path, rec *audit.Record) ([]byte, error) {
 	if h.superseded(g.claims) {
 		return nil, fail(http.StatusUnauthorized, variantToken, errors.New("reference values or attestation policies changed since this attestation: attest anew"))
 	}
@@ -227,23 +228,4 @@ func lookup(v any, pointer string) (any, bool) {
 		}
 	}
 	return v, true
-}
-
-// summary is what the audit log keeps of a token: verdict, reasons, the claims
-// about hardware and software, and digests, without keys and configuration.
-func summary(claims map[string]any) map[string]any {
-	submods, _ := claims["submods"].(map[string]any)
-	out := map[string]any{}
-	for name, v := range submods {
-		m, _ := v.(map[string]any)
-		ev, _ := m[as.EvidenceMember].(map[string]any)
-		kept := map[string]any{}
-		for k, c := range ev {
-			if k != "runtime_data_claims" && k != "init_data_claims" {
-				kept[k] = c
-			}
-		}
-		out[name] = map[string]any{"status": m[as.StatusMember], "reasons": m[as.ReasonsMember], "claims": kept}
-	}
-	return out
 }

@@ -151,19 +151,6 @@ func TestADenialSaysWhyAndStaysShort(t *testing.T) {
 	}
 }
 
-func TestTheAuditLogKeepsVerdictsButNoKeysAndNoConfiguration(t *testing.T) {
-	t.Parallel()
-	got, err := json.Marshal(summary(object(t, `{"tee-pubkey":"K","submods":{"x":7,"cpu0":{"ear.status":"affirming","other":"O","ear.veraison.annotated-evidence":`+
-		`{"runtime_data_claims":{"tee-pubkey":"K"},"init_data_claims":{"aa.toml":"C"},"init_data":"digest","sample":{"svn":"1"}}}}}`)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"cpu0":{"claims":{"init_data":"digest","sample":{"svn":"1"}},"reasons":null,"status":"affirming"},"x":{"claims":{},"reasons":null,"status":null}}`
-	if string(got) != want {
-		t.Fatalf("summary %s, want %s", got, want)
-	}
-}
-
 func TestErrorsWithoutAnAnswerOfTheirOwnSayNothing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

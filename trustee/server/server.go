@@ -22,6 +22,7 @@ import (
 
 	"cocoon/trustee/admin"
 	"cocoon/trustee/as"
+	"cocoon/trustee/audit"
 	"cocoon/trustee/kbs"
 	"cocoon/trustee/pki"
 	"cocoon/trustee/policy"
@@ -183,7 +184,7 @@ func (s *Server) open() (kbs.Deps, error) {
 	if err := s.openAudit(); err != nil {
 		return d, err
 	}
-	d.Audit = kbs.NewAudit(s.cfg.Audit, s.cfg.Now)
+	d.Audit = audit.New(s.cfg.Audit, s.cfg.Now)
 	d.Sessions = kbs.NewSessions(s.cfg.MaxSessions, s.cfg.SessionLife, s.cfg.Now)
 	d.Attester = as.New(as.Config{Verifiers: s.cfg.Verifiers, AllowSample: s.cfg.AllowSample, Policies: d.AttestPolicies, Lookup: d.ReferenceValues.Query})
 	return d, nil
