@@ -159,8 +159,8 @@ func FuzzInitData(f *testing.F) {
 			}
 			return
 		}
-		if _, err := hashBy("sha256", body); err != nil || len(d.digest) < 32 {
-			t.Fatalf("digest of %d bytes, error %v", len(d.digest), err)
+		if len(d.digest) < 32 {
+			t.Fatalf("digest of %d bytes", len(d.digest))
 		}
 	})
 }

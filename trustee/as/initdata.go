@@ -45,9 +45,9 @@ func parseInitData(body string) (*initData, error) {
 	if doc.Version != "0.1.0" {
 		return nil, fmt.Errorf("version %q, want 0.1.0: %w", doc.Version, ErrBadInitData)
 	}
-	d, err := hashBy(doc.Algorithm, body)
-	if err != nil {
-		return nil, err
+	d, ok := sum(strings.ToLower(doc.Algorithm), []byte(body))
+	if !ok {
+		return nil, fmt.Errorf("algorithm %q: %w", doc.Algorithm, ErrBadInitData)
 	}
 	claims := make(map[string]any, len(doc.Data))
 	for name, text := range doc.Data {
@@ -57,19 +57,20 @@ func parseInitData(body string) (*initData, error) {
 	return &initData{digest: d, claims: claims}, nil
 }
 
-func hashBy(algorithm, body string) ([]byte, error) {
-	switch strings.ToLower(algorithm) {
+// sum is the digest of data, if the algorithm is known.
+func sum(algorithm string, data []byte) ([]byte, bool) {
+	switch algorithm {
 	case "sha256":
-		d := sha256.Sum256([]byte(body))
-		return d[:], nil
+		d := sha256.Sum256(data)
+		return d[:], true
 	case "sha384":
-		d := sha512.Sum384([]byte(body))
-		return d[:], nil
+		d := sha512.Sum384(data)
+		return d[:], true
 	case "sha512":
-		d := sha512.Sum512([]byte(body))
-		return d[:], nil
+		d := sha512.Sum512(data)
+		return d[:], true
 	}
-	return nil, fmt.Errorf("algorithm %q: %w", algorithm, ErrBadInitData)
+	return nil, false
 }
 
 // expand replaces the well-known files by their content, so that policies can

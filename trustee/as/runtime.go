@@ -35,16 +35,25 @@ func (r Runtime) deviceClaims() map[string]any {
 	return map[string]any{"nonce": r.Nonce, "tee-pubkey": r.Key.Members()}
 }
 
-// digest is SHA-384 over the canonical JSON (RFC 8785) of claims.
+// digest is SHA-384 over the canonical JSON of claims.
 func digest(claims map[string]any) ([]byte, error) {
+	text, err := canonical(claims)
+	if err != nil {
+		return nil, err
+	}
+	d := sha512.Sum384(text)
+	return d[:], nil
+}
+
+// canonical is the JSON of claims as RFC 8785 has it.
+func canonical(claims map[string]any) ([]byte, error) {
 	raw, err := json.Marshal(claims)
 	if err != nil {
 		return nil, fmt.Errorf("encode runtime data: %w", err)
 	}
-	canonical, err := jcs.Transform(raw)
+	text, err := jcs.Transform(raw)
 	if err != nil {
 		return nil, fmt.Errorf("canonicalise runtime data: %w", err)
 	}
-	d := sha512.Sum384(canonical)
-	return d[:], nil
+	return text, nil
 }

@@ -41,9 +41,22 @@ const (
 	StatusMember = "ear.status"
 	// EvidenceMember holds the claims that the verdict is about.
 	EvidenceMember = "ear.veraison.annotated-evidence"
+	// ComparedMember is false in the evidence of which nobody said what its
+	// report data should be: it may be of another time or machine.
+	ComparedMember = "report_data_compared"
+
+	// IssuedForMember marks a token for another relying party. That party may
+	// have chosen the nonce long ago or none at all, so a broker must not
+	// release secrets on such a token.
+	IssuedForMember = "ear.cocoon.issued-for"
+	relyingParty    = "relying-party"
 
 	vectorMember = "ear.trustworthiness-vector"
 	policyMember = "ear.appraisal-policy-id"
+
+	// defaultPolicy is the stem of the ids of the policies that are used unless
+	// somebody asks for others.
+	defaultPolicy = "default"
 )
 
 func submodMembers() []string {
@@ -110,79 +123,92 @@ func (s *Service) verifier(tee string) (Verifier, error) {
 // Evaluate verifies and appraises e and returns the claims of its token,
 // without the registered ones of the issuer.
 func (s *Service) Evaluate(ctx context.Context, e Evidence) (map[string]any, error) {
-	var doc *initData
-	if e.InitData != "" {
-		var err error
-		if doc, err = parseInitData(e.InitData); err != nil {
-			return nil, err
-		}
-	}
-	all, err := s.verifyAll(ctx, e, doc)
+	parts, err := e.parts()
 	if err != nil {
 		return nil, err
 	}
+	return s.assess(ctx, parts, defaultPolicy)
+}
+
+// parts are the primary evidence and that of every device.
+func (e Evidence) parts() ([]part, error) {
+	all, devices := e.Runtime.claims(), e.Runtime.deviceClaims()
+	whole, err := digest(all)
+	if err != nil {
+		return nil, err
+	}
+	first := part{tee: e.TEE, raw: e.Primary, binding: Binding{ReportData: whole}, runtime: all}
+	if e.InitData != "" {
+		doc, err := parseInitData(e.InitData)
+		if err != nil {
+			return nil, err
+		}
+		first.binding.InitData, first.init = doc.digest, doc.claims
+	}
+	additional, err := parseDevices(e.Runtime.Additional)
+	if err != nil {
+		return nil, err
+	}
+	parts := []part{first}
+	for _, tee := range slices.Sorted(maps.Keys(additional)) {
+		p := first
+		p.tee, p.raw, p.device = tee, additional[tee], true
+		if p.binding.ReportData, err = digest(devices); err != nil {
+			return nil, err
+		}
+		parts = append(parts, p)
+	}
+	return parts, nil
+}
+
+// part is one piece of evidence with what it has to cover.
+type part struct {
+	tee     string
+	raw     json.RawMessage
+	binding Binding
+	device  bool
+	// runtime and init are what the token says that it covers; nil if only
+	// digests or nothing at all is known.
+	runtime, init map[string]any
+}
+
+// assess verifies and appraises all parts, or fails as a whole.
+func (s *Service) assess(ctx context.Context, parts []part, policyID string) (map[string]any, error) {
+	verified := make([]*Claims, 0, len(parts))
+	for _, p := range parts {
+		c, err := s.verify(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		verified = append(verified, c)
+	}
 	submods, count := map[string]any{}, map[string]int{}
-	for _, v := range all {
-		name := v.claims.Class + strconv.Itoa(count[v.claims.Class])
-		count[v.claims.Class]++
-		if submods[name], err = s.submod(ctx, v, evidenceClaims(v, e, doc)); err != nil {
+	for i, c := range verified {
+		name := c.Class + strconv.Itoa(count[c.Class])
+		count[c.Class]++
+		m, err := s.submod(ctx, c.Class, policyID, evidenceClaims(parts[i], c))
+		if err != nil {
 			return nil, fmt.Errorf("submodule %q: %w", name, err)
 		}
+		submods[name] = m
 	}
 	return map[string]any{"submods": submods}, nil
 }
 
-type verified struct {
-	tee    string
-	claims *Claims
-}
-
-// verifyAll checks the primary evidence and that of every device.
-func (s *Service) verifyAll(ctx context.Context, e Evidence, doc *initData) ([]verified, error) {
-	var init []byte
-	if doc != nil {
-		init = doc.digest
-	}
-	first, err := s.verifyOne(ctx, part{tee: e.TEE, raw: e.Primary, covers: e.Runtime.claims(), init: init})
-	if err != nil {
-		return nil, err
-	}
-	all := []verified{first}
-	devices, err := parseDevices(e.Runtime.Additional)
-	if err != nil {
-		return nil, err
-	}
-	for _, tee := range slices.Sorted(maps.Keys(devices)) {
-		v, err := s.verifyOne(ctx, part{tee: tee, raw: devices[tee], covers: e.Runtime.deviceClaims(), init: init})
-		if err != nil {
-			return nil, fmt.Errorf("additional evidence: %w", err)
+func (s *Service) verify(ctx context.Context, p part) (c *Claims, err error) {
+	defer func() {
+		if err != nil && p.device {
+			err = fmt.Errorf("additional evidence: %w", err)
 		}
-		all = append(all, v)
-	}
-	return all, nil
-}
-
-type part struct {
-	tee    string
-	raw    json.RawMessage
-	covers map[string]any
-	init   []byte
-}
-
-func (s *Service) verifyOne(ctx context.Context, p part) (verified, error) {
+	}()
 	v, err := s.verifier(p.tee)
 	if err != nil {
-		return verified{}, err
+		return nil, err
 	}
-	d, err := digest(p.covers)
-	if err != nil {
-		return verified{}, err
+	if c, err = v.Verify(ctx, p.raw, p.binding); err != nil {
+		return nil, fmt.Errorf("verify %q evidence: %w", p.tee, err)
 	}
-	c, err := v.Verify(ctx, p.raw, Binding{ReportData: d, InitData: p.init})
-	if err != nil {
-		return verified{}, fmt.Errorf("verify %q evidence: %w", p.tee, err)
-	}
-	return verified{tee: p.tee, claims: c}, nil
+	return c, nil
 }
 
 // parseDevices reads the text of additional evidence: an object of TEE name to
@@ -203,26 +229,34 @@ func parseDevices(text string) (map[string]json.RawMessage, error) {
 
 // evidenceClaims is the input of the attestation policy and, in the token, the
 // annotated evidence.
-func evidenceClaims(v verified, e Evidence, doc *initData) map[string]any {
+func evidenceClaims(p part, c *Claims) map[string]any {
 	m := map[string]any{
-		"report_data":         v.claims.ReportData,
-		"runtime_data_claims": e.Runtime.claims(),
-		v.tee:                 v.claims.Values,
+		"report_data":         c.ReportData,
+		"runtime_data_claims": orNull(p.runtime),
+		p.tee:                 c.Values,
 	}
-	if v.claims.InitData != nil {
-		m["init_data"] = *v.claims.InitData
-		m["init_data_claims"] = nil
-		if doc != nil {
-			m["init_data_claims"] = doc.claims
-		}
+	if p.binding.Unbound {
+		m[ComparedMember] = false
+	}
+	if c.InitData != nil {
+		m["init_data"] = *c.InitData
+		m["init_data_claims"] = orNull(p.init)
 	}
 	return m
 }
 
-func (s *Service) submod(ctx context.Context, v verified, claims map[string]any) (map[string]any, error) {
-	p, err := s.cfg.Policies.Get("default_" + v.claims.Class)
+// orNull keeps a missing object apart from an empty one.
+func orNull(m map[string]any) any {
+	if m == nil {
+		return nil
+	}
+	return m
+}
+
+func (s *Service) submod(ctx context.Context, class, policyID string, claims map[string]any) (map[string]any, error) {
+	p, err := s.cfg.Policies.Get(policyID + "_" + class)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("attestation %w", err)
 	}
 	a, err := appraise(ctx, p, policy.Eval{Input: claims, Lookup: s.cfg.Lookup})
 	if err != nil {
@@ -231,7 +265,7 @@ func (s *Service) submod(ctx context.Context, v verified, claims map[string]any)
 	m := map[string]any{
 		StatusMember:   a.status,
 		vectorMember:   a.vector,
-		policyMember:   "default",
+		policyMember:   policyID,
 		EvidenceMember: claims,
 	}
 	maps.Copy(m, a.extensions)
