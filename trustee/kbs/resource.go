@@ -82,6 +82,9 @@ func (h *Handler) authenticate(r *http.Request) (*grant, error) {
 	if err != nil {
 		return nil, fail(http.StatusUnauthorized, variantToken, err)
 	}
+	if _, ok := claims[as.IssuedForMember]; ok {
+		return nil, fail(http.StatusUnauthorized, variantToken, errors.New("the token was issued for another relying party and proves nothing about a session with this broker: attest here"))
+	}
 	key, err := keyOf(claims)
 	if err != nil {
 		return nil, fail(http.StatusUnauthorized, variantToken, err)

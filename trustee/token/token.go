@@ -44,6 +44,7 @@ var ErrInvalid = errors.New("invalid attestation token")
 // Signer issues tokens.
 type Signer struct {
 	signer jose.Signer
+	public jose.JSONWebKey
 	now    func() time.Time
 }
 
@@ -62,7 +63,17 @@ func NewSigner(key *ecdsa.PrivateKey, chain []*x509.Certificate, now func() time
 	if err != nil {
 		return nil, fmt.Errorf("make token signer: %w", err)
 	}
-	return &Signer{signer: s, now: now}, nil
+	return &Signer{signer: s, public: jwk.Public(), now: now}, nil
+}
+
+// KeySet is the JWK set (RFC 7517) that tokens are verified with by those who
+// do not pin the certificate.
+func (s *Signer) KeySet() ([]byte, error) {
+	raw, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.public}})
+	if err != nil {
+		return nil, fmt.Errorf("encode key set: %w", err)
+	}
+	return raw, nil
 }
 
 // Sign adds the members of the issuer to claims and returns the compact JWT.

@@ -128,6 +128,30 @@ func TestASignerNeedsItsOwnP256Certificate(t *testing.T) {
 	}
 }
 
+func TestTheKeySetVerifiesTokensAndHoldsNoSecret(t *testing.T) {
+	t.Parallel()
+	s, cert := signer(t, fixed)
+	compact, err := s.Sign(map[string]any{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := s.KeySet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(raw, &set); err != nil || len(set.Keys) != 1 || !set.Keys[0].IsPublic() || !set.Keys[0].Certificates[0].Equal(cert) {
+		t.Fatalf("key set %s, error %v", raw, err)
+	}
+	jws, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := jws.Verify(set.Keys[0]); err != nil || strings.Contains(string(raw), `"d"`) {
+		t.Fatalf("verify: %v; key set %s", err, raw)
+	}
+}
+
 func TestATokenThatNoHeaderHoldsIsNotIssued(t *testing.T) {
 	t.Parallel()
 	s, _ := signer(t, fixed)
