@@ -105,6 +105,33 @@ func TestTheOperatorsCommands(t *testing.T) {
 	do("", "resource", "list").want(t, 1, "connect")
 }
 
+func TestTheAttestationServiceIsServedWhenAsked(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "d")
+	trustee(t, "", "init", dir, "--host", "127.0.0.1").want(t, 0, "made")
+	trustee(t, "", "serve", "--dir", dir, "--listen", "").want(t, 1, "no address to listen on")
+	trustee(t, "", "serve", "--dir", dir, "--listen", "127.0.0.1:0", "--as-grpc-listen", "nowhere").want(t, 1, "listen")
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	done := make(chan int, 1)
+	go func() {
+		a := &app{in: strings.NewReader(""), out: w, errs: io.Discard}
+		done <- a.run(ctx, []string{"serve", "--dir", dir, "--listen", "127.0.0.1:0", "--as-listen", "127.0.0.1:0", "--as-grpc-listen", "127.0.0.1:0"})
+		_ = w.Close()
+	}()
+	lines := bufio.NewReader(r)
+	for _, want := range []string{"listening on https://", "attestation service listening on https://", "attestation service by gRPC listening on https://"} {
+		line, err := lines.ReadString('\n')
+		if err != nil || !strings.HasPrefix(line, want+"127.0.0.1:") {
+			t.Errorf("line %q, error %v, want %q", line, err, want)
+		}
+	}
+	cancel()
+	if code := <-done; code != 0 {
+		t.Errorf("the interrupted broker ended with status %d", code)
+	}
+}
+
 func TestTheClientChecksTheBroker(t *testing.T) {
 	t.Parallel()
 	flags, stop := serving(t)

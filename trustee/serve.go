@@ -43,7 +43,8 @@ func (a *app) initCommand() *cobra.Command {
 
 func (a *app) serveCommand() *cobra.Command {
 	var cfg server.Config
-	var listen, level string
+	var on addresses
+	var level string
 	evidence := verify.Config{}
 	c := &cobra.Command{
 		Use:   "serve --dir DIR",
@@ -57,12 +58,14 @@ func (a *app) serveCommand() *cobra.Command {
 			if cfg.Verifiers, err = verify.New(evidence); err != nil {
 				return err
 			}
-			return a.serve(ctx, cfg, listen, level)
+			return a.serve(ctx, cfg, on, level)
 		}),
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.Dir, "dir", "", "folder of the broker (required)")
-	f.StringVar(&listen, "listen", "127.0.0.1:8080", "address to listen on; port 0 picks a free one")
+	f.StringVar(&on.broker, "listen", "127.0.0.1:8080", "address to listen on; port 0 picks a free one")
+	f.StringVar(&on.rest, "as-listen", "", "address to serve the attestation service to other relying parties on, by REST")
+	f.StringVar(&on.grpc, "as-grpc-listen", "", "the same, by gRPC")
 	f.BoolVar(&cfg.AllowSample, "allow-sample", false, "accept guests without a TEE, for tests: their evidence proves nothing")
 	f.StringVar(&evidence.SNPCerts, "snp-certs", "", "folder of AMD processors' certificates (default snp-certs in --dir)")
 	f.StringVar(&evidence.SNPKeyService, "snp-kds", snp.DefaultKDS, "AMD's key service or a mirror of it; empty works offline, from --snp-certs")
@@ -76,7 +79,57 @@ func (a *app) serveCommand() *cobra.Command {
 	return required(c, "dir")
 }
 
-func (a *app) serve(ctx context.Context, cfg server.Config, listen, level string) (err error) {
+// addresses are where to listen; what is empty is not served.
+type addresses struct{ broker, rest, grpc string }
+
+// listen opens what the addresses name, or nothing.
+func (on addresses) listen(ctx context.Context) (l server.Listeners, err error) {
+	if on == (addresses{}) {
+		return l, errors.New("no address to listen on")
+	}
+	for _, x := range []struct {
+		to   *net.Listener
+		addr string
+	}{{&l.Broker, on.broker}, {&l.REST, on.rest}, {&l.GRPC, on.grpc}} {
+		if x.addr == "" {
+			continue
+		}
+		opened, err := (&net.ListenConfig{}).Listen(ctx, "tcp", x.addr)
+		if err != nil {
+			return l, errors.Join(fmt.Errorf("listen: %w", err), closeAll(l))
+		}
+		*x.to = opened
+	}
+	return l, nil
+}
+
+func closeAll(l server.Listeners) error {
+	var errs []error
+	for _, x := range []net.Listener{l.Broker, l.REST, l.GRPC} {
+		if x != nil {
+			errs = append(errs, x.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// announce tells where the broker listens, for people and for scripts.
+func (a *app) announce(l server.Listeners) error {
+	for _, x := range []struct {
+		l    net.Listener
+		what string
+	}{{l.Broker, ""}, {l.REST, "attestation service "}, {l.GRPC, "attestation service by gRPC "}} {
+		if x.l == nil {
+			continue
+		}
+		if _, err := fmt.Fprintf(a.out, "%slistening on https://%s\n", x.what, x.l.Addr()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) serve(ctx context.Context, cfg server.Config, on addresses, level string) (err error) {
 	var min slog.Level
 	if err := min.UnmarshalText([]byte(level)); err != nil {
 		return fmt.Errorf("log level: %w", err)
@@ -87,17 +140,17 @@ func (a *app) serve(ctx context.Context, cfg server.Config, listen, level string
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	l, err := on.listen(ctx)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
 	if cfg.AllowSample {
 		cfg.Log.Warn("sample evidence is accepted: any client can claim any measurement")
 	}
-	if _, err := fmt.Fprintf(a.out, "listening on https://%s\n", l.Addr()); err != nil {
-		return errors.Join(err, l.Close())
+	if err := a.announce(l); err != nil {
+		return errors.Join(err, closeAll(l))
 	}
-	return s.Serve(ctx, l)
+	return s.ServeAll(ctx, l)
 }
 
 func (a *app) adminTokenCommand() *cobra.Command {

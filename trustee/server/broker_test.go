@@ -77,6 +77,8 @@ type broker struct {
 	dir   string
 	url   string
 	addr  string
+	rest  string // URL of the attestation service
+	grpc  string // its address
 	ca    []byte
 	key   ed25519.PrivateKey
 	clock *clock
@@ -106,10 +108,13 @@ func start(t testing.TB, change func(*server.Config)) *broker {
 		change(&cfg)
 	}
 	s := must[*server.Server](t)(server.New(cfg))
-	l := must[net.Listener](t)((&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0"))
+	listen := func() net.Listener {
+		return must[net.Listener](t)((&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0"))
+	}
+	l := server.Listeners{Broker: listen(), REST: listen(), GRPC: listen()}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
+	go func() { done <- s.ServeAll(ctx, l) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
@@ -119,7 +124,7 @@ func start(t testing.TB, change func(*server.Config)) *broker {
 			t.Errorf("close: %v", err)
 		}
 	})
-	b.addr = l.Addr().String()
+	b.addr, b.rest, b.grpc = l.Broker.Addr().String(), "https://"+l.REST.Addr().String(), l.GRPC.Addr().String()
 	b.url = "https://" + b.addr
 	b.ca = must[[]byte](t)(os.ReadFile(filepath.Join(b.dir, pki.CACert)))
 	raw := must[[]byte](t)(os.ReadFile(filepath.Join(b.dir, pki.AdminKey)))

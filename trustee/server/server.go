@@ -8,20 +8,18 @@
 package server
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"cocoon/trustee/admin"
 	"cocoon/trustee/as"
+	"cocoon/trustee/asapi"
 	"cocoon/trustee/audit"
 	"cocoon/trustee/kbs"
 	"cocoon/trustee/pki"
@@ -36,10 +34,6 @@ const (
 	defaultConns       = 1024
 	defaultReadTimeout = 30 * time.Second
 	defaultLife        = 5 * time.Minute
-
-	idleTimeout  = time.Minute
-	shutdownTime = 10 * time.Second
-	maxHead      = 2 * token.MaxSize
 
 	auditFile = "audit.jsonl"
 	lockFile  = "lock"
@@ -65,7 +59,7 @@ type Config struct {
 	TrustedTokens []string
 	// MaxSessions bounds the handshakes kept; 0 means 4096.
 	MaxSessions int
-	// MaxConns bounds the open connections; 0 means 1024.
+	// MaxConns bounds the open connections of each interface; 0 means 1024.
 	MaxConns int
 	// SessionLife is how long a handshake lives; 0 means five minutes.
 	SessionLife time.Duration
@@ -79,6 +73,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	handler *kbs.Handler
+	api     *asapi.API
 	cert    tls.Certificate
 	closers []func() error
 }
@@ -101,11 +96,9 @@ func New(cfg Config) (s *Server, err error) {
 	if s.cert, err = tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
 		return s, fmt.Errorf("load server certificate: %w", err)
 	}
-	deps, err := s.open()
-	if err != nil {
+	if err := s.open(); err != nil {
 		return s, err
 	}
-	s.handler = kbs.NewHandler(deps)
 	return s, nil
 }
 
@@ -151,43 +144,55 @@ func (s *Server) policies(name string, defaults map[string]string) (*policy.Set,
 }
 
 // open reads everything that lies in the folder.
-func (s *Server) open() (kbs.Deps, error) {
+func (s *Server) open() error {
 	d := kbs.Deps{Log: s.cfg.Log, Now: s.cfg.Now}
 	secrets, err := s.dir("resources")
 	if err != nil {
-		return d, err
+		return err
 	}
 	d.Resources = store.NewResources(secrets)
 	if d.ResourcePolicy, err = s.policies("resource", kbs.DefaultPolicies()); err != nil {
-		return d, err
+		return err
 	}
 	if d.AttestPolicies, err = s.policies("attestation", as.DefaultPolicies()); err != nil {
-		return d, err
+		return err
 	}
 	values, err := s.dir("reference-values")
 	if err != nil {
-		return d, err
+		return err
 	}
 	if d.ReferenceValues, err = rvps.Open(values, s.cfg.Now); err != nil {
-		return d, err
-	}
-	if d.Tokens, err = s.tokens(); err != nil {
-		return d, err
+		return err
 	}
 	raw, err := os.ReadFile(filepath.Join(s.cfg.Dir, pki.AdminPub))
 	if err != nil {
-		return d, fmt.Errorf("read admin public key: %w", err)
+		return fmt.Errorf("read admin public key: %w", err)
 	}
 	if d.AdminKey, err = admin.ParsePublicKey(raw); err != nil {
-		return d, err
+		return err
 	}
 	if err := s.openAudit(); err != nil {
-		return d, err
+		return err
 	}
 	d.Audit = audit.New(s.cfg.Audit, s.cfg.Now)
+	return s.assemble(d)
+}
+
+// assemble makes the interfaces, of which d has what lies in the folder.
+func (s *Server) assemble(d kbs.Deps) error {
+	t, err := s.tokens()
+	if err != nil {
+		return err
+	}
+	service := as.New(as.Config{Verifiers: s.cfg.Verifiers, AllowSample: s.cfg.AllowSample, Policies: d.AttestPolicies, Lookup: d.ReferenceValues.Query})
+	d.Tokens, d.Attester = t, service
 	d.Sessions = kbs.NewSessions(s.cfg.MaxSessions, s.cfg.SessionLife, s.cfg.Now)
-	d.Attester = as.New(as.Config{Verifiers: s.cfg.Verifiers, AllowSample: s.cfg.AllowSample, Policies: d.AttestPolicies, Lookup: d.ReferenceValues.Query})
-	return d, nil
+	s.handler = kbs.NewHandler(d)
+	s.api = asapi.New(asapi.Deps{
+		Judge: service, Tokens: t, Policies: d.AttestPolicies, ReferenceValues: d.ReferenceValues,
+		AdminKey: d.AdminKey, Audit: d.Audit, Log: d.Log, Now: d.Now,
+	})
+	return nil
 }
 
 func (s *Server) openAudit() error {
@@ -233,49 +238,6 @@ func (s *Server) tokens() (*tokens, error) {
 		roots = append(roots[:len(roots):len(roots)], certs...)
 	}
 	return &tokens{Signer: signer, Trust: token.NewTrust(roots, s.cfg.Now)}, nil
-}
-
-// Handler returns the broker's interface without TLS, to be served by others.
-func (s *Server) Handler() http.Handler { return s.handler }
-
-// Serve answers on l by TLS until ctx ends; requests in progress then have ten
-// seconds to finish. It closes l.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	// Each connection has one request at a time, so that the number of
-	// connections bounds the memory that strangers can hold.
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	srv := &http.Server{
-		Handler:   s.handler,
-		Protocols: &protocols,
-		TLSConfig: &tls.Config{
-			Certificates: []tls.Certificate{s.cert},
-			MinVersion:   tls.VersionTLS12,
-		},
-		ReadHeaderTimeout: s.cfg.ReadTimeout,
-		ReadTimeout:       s.cfg.ReadTimeout,
-		WriteTimeout:      2 * s.cfg.ReadTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHead,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-	}
-	served := make(chan error, 1)
-	go func() { served <- srv.ServeTLS(limit(l, s.cfg.MaxConns), "", "") }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-	defer cancel()
-	err := srv.Shutdown(end)
-	if err != nil {
-		err = errors.Join(fmt.Errorf("shut down: %w", err), srv.Close())
-	}
-	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
-		err = errors.Join(err, fmt.Errorf("serve: %w", end))
-	}
-	return err
 }
 
 // Close releases the folder.
