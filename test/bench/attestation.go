@@ -68,7 +68,7 @@ func (b *bench) measureAttestation(ctx context.Context) (err error) {
 		b.add(row{Group: "attestation", Name: s.name + ", p50", Unit: "ms", Ours: millis(percentile(s.took, 50))})
 		b.add(row{Group: "attestation", Name: s.name + ", p99", Unit: "ms", Ours: millis(percentile(s.took, 99))})
 	}
-	return nil
+	return b.measureFleet(ctx, t)
 }
 
 func fetch(ctx context.Context, c *kbs.Client) error {
@@ -82,6 +82,7 @@ func fetch(ctx context.Context, c *kbs.Client) error {
 // trustee is our broker, listening on loopback.
 type trustee struct {
 	config kbs.Config // of its guests
+	rest   string     // URL of the attestation service
 	server *server.Server
 	cancel context.CancelFunc
 	served chan error
@@ -99,18 +100,28 @@ func startTrustee(ctx context.Context, dir string) (*trustee, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := listenTwice(ctx)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen for the broker: %w", err), s.Close())
+		return nil, errors.Join(err, s.Close())
 	}
 	t := &trustee{server: s, served: make(chan error, 1)}
-	t.config = kbs.Config{URL: "https://" + l.Addr().String(), RootCertsPEM: ca, PinRoots: true}
+	t.config = kbs.Config{URL: "https://" + l.Broker.Addr().String(), RootCertsPEM: ca, PinRoots: true}
+	t.rest = "https://" + l.REST.Addr().String()
 	ctx, t.cancel = context.WithCancel(ctx)
-	go func() { t.served <- s.Serve(ctx, l) }()
+	go func() { t.served <- s.ServeAll(ctx, l) }()
 	if err := t.prepare(ctx, dir); err != nil {
 		return nil, errors.Join(err, t.stop())
 	}
 	return t, nil
+}
+
+func listenTwice(ctx context.Context) (l server.Listeners, err error) {
+	for _, to := range []*net.Listener{&l.Broker, &l.REST} {
+		if *to, err = (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
+			return l, fmt.Errorf("listen for the broker: %w", err)
+		}
+	}
+	return l, nil
 }
 
 // prepare stores the secret and lets every guest have it.
