@@ -135,7 +135,7 @@ func New(d Deps) (*Agent, error) {
 		log:     d.Log,
 		policy:  d.Policy,
 		sandbox: s,
-		service: &service{deps: d, sandbox: s, metrics: metrics.New(metrics.Config{Log: d.Log})},
+		service: &service{deps: d, sandbox: s, metrics: metrics.New(metrics.Config{Log: d.Log}), looks: newLooks()},
 		servers: serverCount{done: make(chan struct{})},
 	}
 	s.onDestroyed = a.servers.finish
@@ -186,6 +186,7 @@ type service struct {
 	deps    Deps
 	sandbox *sandbox
 	metrics *metrics.Collector
+	looks   *looks
 }
 
 var _ agentpb.AgentServiceService = (*service)(nil)

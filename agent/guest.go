@@ -89,26 +89,6 @@ func (s *service) UpdateEphemeralMounts(ctx context.Context, r *agentpb.UpdateEp
 	return &emptypb.Empty{}, nil
 }
 
-// RemoveStaleVirtiofsShareMounts looks at every mount in the shared directory,
-// so that the kernel drops what the host has deleted. That one cannot be
-// looked at is what the call is for, and only logged.
-func (s *service) RemoveStaleVirtiofsShareMounts(context.Context, *agentpb.RemoveStaleVirtiofsShareMountsRequest) (*emptypb.Empty, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
-	}
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		if len(fields) < 5 || !below(s.deps.Paths.Shared, fields[4]) {
-			continue
-		}
-		if _, err := os.Stat(fields[4]); err != nil {
-			s.deps.Log.Warn("a shared mount is stale", "error", err)
-		}
-	}
-	return &emptypb.Empty{}, nil
-}
-
 const (
 	rndReseedCRNG = 0x5207 // RNDRESEEDCRNG
 

@@ -160,7 +160,7 @@ func (g *guest) stop(t *testing.T, cancel context.CancelFunc) {
 
 func mountsBelow(t *testing.T, dir string) []string {
 	t.Helper()
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}

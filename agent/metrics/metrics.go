@@ -132,7 +132,8 @@ func (c *Collector) source(name string) (_ []byte, err error) {
 
 // fileSystems writes how full the guest's file systems are.
 func (c *Collector) fileSystems(ctx context.Context, b *strings.Builder) {
-	data, err := c.source("self/mountinfo")
+	// The first thread of the process may be left in a container's mount namespace.
+	data, err := c.source("thread-self/mountinfo")
 	if err != nil {
 		c.config.Log.Info("a metric is left out", "subsystem", "metrics", "metric", bytesFamily.name, "error", err)
 		return

@@ -34,7 +34,7 @@ var procfs = map[string]string{
 	"net/dev":   "Inter-|   Receive  |  Transmit\n face |bytes |bytes\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\neth0:1:17 0 0 0 0 0 0 0 18 0 0 0 0 0 0 0\n",
 	"diskstats": "   8       0 vda 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n   8       1 vda1 1 2 3 4 5 6 7 8 9 10 11\n",
 	"meminfo":   "MemTotal:       24684092 kB\nMemFree: 1 kB\nSwapTotal: 0 kB\nActive(anon): 3 kB\nHugePages_Total:       4\nNew_Thing: 5 kB\n",
-	"self/mountinfo": "22 27 0:21 / /proc rw - proc proc rw\n" +
+	"thread-self/mountinfo": "22 27 0:21 / /proc rw - proc proc rw\n" +
 		"30 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n" +
 		"31 30 8:1 /x /again rw - ext4 /dev/vda1 rw\n" +
 		"32 30 8:2 / /sealed ro - ext4 /dev/vda2 ro,x\n" +
@@ -202,8 +202,8 @@ func TestASourceThatMakesNoSenseLeavesOnlyItsOwnMetricsOut(t *testing.T) {
 		"disk cut short":          {"diskstats", "8 0 vda 1 2 3\n", "kata_guest_diskstat"},
 		"disk without a name":     {"diskstats", "8 0\n", "kata_guest_diskstat"},
 		"disk twice":              {"diskstats", strings.Repeat("8 0 vda 1 2 3 4 5 6 7 8 9 10 11\n", 2), "kata_guest_diskstat"},
-		"mount without separator": {"self/mountinfo", "1 2 8:1 / / rw ext4 /dev/vda rw\n", "kata_guest_filesystem_bytes"},
-		"mount cut short":         {"self/mountinfo", "1 2 8:1 - ext4\n", "kata_guest_filesystem_bytes"},
+		"mount without separator": {"thread-self/mountinfo", "1 2 8:1 / / rw ext4 /dev/vda rw\n", "kata_guest_filesystem_bytes"},
+		"mount cut short":         {"thread-self/mountinfo", "1 2 8:1 - ext4\n", "kata_guest_filesystem_bytes"},
 		"too large a file":        {"meminfo", "MemTotal: 1 kB\n" + strings.Repeat("x", maxSource), "kata_guest_meminfo"},
 	} {
 		t.Run(name, func(t *testing.T) {
