@@ -71,6 +71,8 @@ type Manager struct {
 	cfg     Config
 	drivers map[string]driver
 
+	copies chan struct{} // holds one token for each copy that is followed
+
 	huge sync.Mutex // held while the number of huge pages is changed
 
 	mu      sync.Mutex
@@ -104,6 +106,7 @@ func New(cfg Config) *Manager {
 		entries: make(map[string]*entry),
 		owners:  make(map[string][]string),
 		images:  make(map[string]string),
+		copies:  make(chan struct{}, maxCopies),
 	}
 	m.drivers = m.table()
 	return m

@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,20 +17,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cocoon/internal/bounded"
 	"cocoon/internal/wire/agentpb"
 )
 
 const (
 	driverWatch = "watchable-bind"
 
-	// Bounds of what is mirrored, those of upstream's agent: configuration maps
-	// and secrets. What is larger is mounted as it is.
-	maxWatched      = 16
-	maxWatchedBytes = 1 << 20
-
 	// watchEvery is how often the source is looked at.
 	watchEvery = 2 * time.Second
+
+	// watchLeave is how long a release waits for a host that does not answer.
+	watchLeave = 10 * time.Second
+
+	// maxCopies bounds the copies that are followed, with those whose source
+	// did not answer when they were released. Each may keep a thread.
+	maxCopies = 1024
+
+	// watchTries is how often a source that changes under the first copy is
+	// looked at again.
+	watchTries = 3
 )
 
 // watch shows a directory of a shared file system by a copy that follows it:
@@ -46,44 +49,30 @@ func (m *Manager) watch(ctx context.Context, r request) (releaseFunc, error) {
 		return nil, fmt.Errorf("source of a copy: %w", err)
 	}
 	source, err := os.OpenRoot(from.fdPath())
-	if err = errors.Join(err, from.close()); errors.Is(err, unix.ENOTDIR) {
-		return m.bindSource(ctx, r)
-	} else if err != nil {
-		return nil, err
+	if errors.Is(err, unix.ENOTDIR) {
+		if err := from.close(); err != nil {
+			return nil, err
+		}
+		return m.bind(ctx, request{owner: r.owner, Storage: &agentpb.Storage{
+			Source: r.GetSource(), MountPoint: r.GetMountPoint(), Options: []string{"rbind"},
+		}})
 	}
-	w := &mirror{source: source}
-	if w.target, w.path, err = m.openTarget(r.GetMountPoint()); err != nil {
-		return nil, errors.Join(err, source.Close())
-	}
-	err = w.sync()
-	if err == nil {
-		return m.follow(w), nil
-	}
-	if undoErr := w.remove(); undoErr != nil || !errors.Is(err, errTooLarge) {
-		return nil, errors.Join(err, undoErr)
-	}
-	return m.bindSource(ctx, r)
-}
-
-// openTarget makes the directory of a copy and holds it.
-func (m *Manager) openTarget(point string) (root *os.Root, real string, err error) {
-	at, err := m.makeDir(point)
 	if err != nil {
-		return nil, "", err
+		return nil, errors.Join(err, from.close())
 	}
-	defer func() { err = errors.Join(err, at.close()) }()
-	if real, err = at.realPath(); err != nil {
-		return nil, "", err
+	f := &follower{m: m, from: from, mirror: newMirror(source), ended: make(chan struct{})}
+	if err := f.mount(r.GetMountPoint()); err != nil {
+		return nil, errors.Join(err, f.close(), f.clean())
 	}
-	root, err = os.OpenRoot(at.fdPath())
-	return root, real, err
-}
-
-// bindSource shows the source itself.
-func (m *Manager) bindSource(ctx context.Context, r request) (releaseFunc, error) {
-	return m.bind(ctx, request{owner: r.owner, Storage: &agentpb.Storage{
-		Source: r.GetSource(), MountPoint: r.GetMountPoint(), Options: []string{"rbind"},
-	}})
+	select {
+	case err = <-f.start():
+	case <-ctx.Done():
+		err = fmt.Errorf("make the first copy: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.release(context.WithoutCancel(ctx)))
+	}
+	return f.release, nil
 }
 
 // watchRoots are the directories of copies, of the two kinds of shims.
@@ -96,172 +85,178 @@ func (m *Manager) watchable(point string) bool {
 	return slices.ContainsFunc(watchRoots(m.cfg.Run), func(root string) bool { return strings.HasPrefix(point, root+"/") })
 }
 
-// follow keeps a copy in step until it is released.
-func (m *Manager) follow(w *mirror) releaseFunc {
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		tick := time.NewTicker(watchEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			// A source that has become too large, or is being replaced, keeps the
-			// copy as it was; it is looked at again.
-			if err := w.sync(); err != nil {
-				m.cfg.Log.Warn("a copy does not follow its source", "error", err)
-			}
-		}
-	})
-	return func(context.Context) error {
-		cancel()
-		running.Wait()
-		return w.remove()
+// follower keeps a copy in step with its source until it is released. The copy
+// lies on a file system of its own in memory: neither can the host change it,
+// nor has a release to wait for the host.
+type follower struct {
+	m      *Manager
+	from   place // the source
+	mirror *mirror
+	point  string // real path of the copy; "" before there is one
+	stop   context.CancelFunc
+	ended  chan struct{} // closed when the goroutine that follows has ended
+
+	mu     sync.Mutex
+	left   bool // nothing may be mounted any more
+	mounts int  // on the point
+
+	cleaning chan error // of a release under way; releases come one at a time
+}
+
+// mount mounts the empty copy.
+func (f *follower) mount(point string) (err error) {
+	select {
+	case f.m.copies <- struct{}{}:
+	default:
+		return fmt.Errorf("more than %d copies that follow their source: %w", maxCopies, ErrTooMany)
 	}
-}
-
-var errTooLarge = errors.New("too large for a copy")
-
-// mirror is a copy of a directory tree. Both ends are held by descriptor: the
-// host may put a link in the place of either at any time.
-type mirror struct {
-	source, target *os.Root
-	path           string // real path of the target
-	seen           map[string]entryState
-	closed         bool
-}
-
-// remove takes the copy away. It can be repeated.
-func (w *mirror) remove() error {
-	if !w.closed {
-		if err := errors.Join(w.source.Close(), w.target.Close()); err != nil {
-			return err
+	defer func() {
+		if err != nil {
+			<-f.m.copies
 		}
-		w.closed = true
-	}
-	return RemoveTree(w.path)
-}
-
-// entryState is what tells one version of an entry from another.
-type entryState struct {
-	mode  fs.FileMode
-	size  int64
-	mtime time.Time
-	link  string
-}
-
-// sync brings the copy in step with its source. New and changed entries come
-// before the old ones go, files before links: the tree of links by which
-// Kubernetes replaces many files at once is never without its target.
-func (w *mirror) sync() error {
-	from, to := w.source, w.target
-	now, err := scan(from)
+	}()
+	at, err := f.m.makeDir(point)
 	if err != nil {
 		return err
 	}
-	for _, kind := range []fs.FileMode{fs.ModeDir, 0, fs.ModeSymlink} {
-		for _, name := range slices.Sorted(maps.Keys(now)) {
-			e := now[name]
-			if e.mode.Type() == kind && w.seen[name] != e {
-				if err := update(from, to, name, e); err != nil {
-					return fmt.Errorf("copy %q: %w", name, err)
-				}
-			}
-		}
+	defer func() { err = errors.Join(err, at.close()) }()
+	if f.point, err = at.realPath(); err != nil {
+		return err
 	}
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(w.seen))) {
-		if _, still := now[name]; !still {
-			if err := to.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("remove %q from the copy: %w", name, err)
-			}
-		}
+	memory, err := memoryDir()
+	if err != nil {
+		return err
 	}
-	w.seen = now
+	defer func() { err = errors.Join(err, memory.close()) }()
+	if f.mirror.target, err = os.OpenRoot(memory.fdPath()); err != nil {
+		return err
+	}
+	if err := attachMount(memory, at); err != nil {
+		return fmt.Errorf("mount the copy on %q: %w", f.point, err)
+	}
+	f.mounts = 1
 	return nil
 }
 
-// scan lists a tree without following links. Its size is bounded.
-func scan(root *os.Root) (map[string]entryState, error) {
-	all := map[string]entryState{}
-	var total int64
-	err := fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+// start begins to follow, and sends how the first copy went.
+func (f *follower) start() <-chan error {
+	ctx, cancel := context.WithCancel(context.Background())
+	f.stop = cancel
+	first := make(chan error, 1)
+	go func() {
+		defer close(f.ended)
+		defer func() { <-f.m.copies }()
+		f.follow(ctx, first)
+		if err := f.close(); err != nil {
+			f.m.cfg.Log.Warn("close the ends of a copy", "error", err)
+		}
+	}()
+	return first
+}
+
+// follow returns when there is nothing more to copy.
+func (f *follower) follow(ctx context.Context, first chan<- error) {
+	var done bool
+	var err error
+	for range watchTries {
+		if done, err = f.step(ctx); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	first <- err
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	said := ""
+	for !done {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		// A source that is being replaced keeps the copy as it was; it is looked
+		// at again. What does not change is said once.
+		done, err = f.step(ctx)
+		switch {
+		case err == nil:
+			said = ""
+		case err.Error() != said && ctx.Err() == nil:
+			said = err.Error()
+			f.m.cfg.Log.Warn("a copy does not follow its source", "error", err)
+		}
+	}
+}
+
+// step brings the copy in step, or shows the source itself in its place if that
+// has become too large; then there is nothing left to be done.
+func (f *follower) step(ctx context.Context) (done bool, err error) {
+	err = f.mirror.sync(ctx)
+	if !errors.Is(err, errTooLarge) {
+		return false, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.left {
+		return true, nil
+	}
+	if err := f.mirror.cover(f.from); err != nil {
+		return false, fmt.Errorf("show a source that is too large for a copy: %w", err)
+	}
+	f.mounts++
+	f.m.cfg.Log.Info("a source is too large for a copy and was mounted", "mount_point", f.point)
+	return true, nil
+}
+
+// close closes what following needs.
+func (f *follower) close() error {
+	err := errors.Join(f.from.close(), f.mirror.source.Close())
+	if f.mirror.target != nil {
+		err = errors.Join(err, f.mirror.target.Close())
+	}
+	return err
+}
+
+// release ends the copy. It can be repeated. A host that does not answer keeps
+// the goroutine that follows until it does, but not the release; only if it has
+// the directory of the mount point as well, that is an error.
+func (f *follower) release(ctx context.Context) error {
+	f.stop()
+	f.mu.Lock()
+	f.left = true
+	f.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, watchLeave)
+	defer cancel()
+	if f.cleaning == nil {
+		result := make(chan error, 1)
+		f.cleaning = result
+		go func() { result <- f.clean() }()
+	}
+	select {
+	case err := <-f.cleaning:
+		f.cleaning = nil
 		if err != nil {
 			return err
 		}
-		if name == "." {
-			return nil
-		}
-		st, err := root.Lstat(name)
-		if err != nil {
+	case <-ctx.Done():
+		return fmt.Errorf("remove the copy at %q: %w", f.point, context.Cause(ctx))
+	}
+	select {
+	case <-f.ended:
+	case <-ctx.Done():
+		f.m.cfg.Log.Warn("the source of a copy does not answer", "mount_point", f.point)
+	}
+	return nil
+}
+
+// clean removes what is mounted, and the mount point. It can be repeated.
+func (f *follower) clean() error {
+	for f.mounts > 0 {
+		if err := unmount(f.point); err != nil {
 			return err
 		}
-		e := entryState{mode: st.Mode(), mtime: st.ModTime()}
-		switch st.Mode().Type() {
-		case fs.ModeDir:
-			e.mtime = time.Time{} // changes with each entry
-		case fs.ModeSymlink:
-			if e.link, err = root.Readlink(name); err != nil {
-				return err
-			}
-		case 0:
-			e.size = st.Size()
-			total += e.size
-		default:
-			return nil // no device and no pipe is copied
-		}
-		all[filepath.Clean(name)] = e
-		if len(all) > maxWatched || total > maxWatchedBytes {
-			return errTooLarge
-		}
+		f.mounts--
+	}
+	if f.point == "" {
 		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read source: %w", err)
 	}
-	return all, nil
-}
-
-// update makes one entry of the copy like its source, in one step for whoever
-// looks.
-func update(from, to *os.Root, name string, e entryState) error {
-	const temporary = ".cocoon-new"
-	if err := to.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	switch e.mode.Type() {
-	case fs.ModeDir:
-		if err := to.Mkdir(name, e.mode.Perm()); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		return to.Chmod(name, e.mode.Perm())
-	case fs.ModeSymlink:
-		if err := to.Symlink(e.link, temporary); err != nil {
-			return err
-		}
-	default:
-		b, err := readBounded(from, name)
-		if err != nil {
-			return err
-		}
-		if err := to.WriteFile(temporary, b, 0o600); err != nil {
-			return err
-		}
-		if err := to.Chmod(temporary, e.mode.Perm()); err != nil {
-			return err
-		}
-	}
-	return to.Rename(temporary, name)
-}
-
-// readBounded reads a file that may have grown since it was looked at.
-func readBounded(root *os.Root, name string) ([]byte, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	b, err := bounded.ReadAll(f, maxWatchedBytes)
-	return b, errors.Join(err, f.Close())
+	return RemoveTree(f.point)
 }
