@@ -185,15 +185,12 @@ func (a *assembly) checked(ctx context.Context, disk device.Node, l layer) (stri
 	}
 	name := fmt.Sprintf("kata-verity-%s-off%d-%x", filepath.Base(disk.Path), l.verity.DataBlocks*l.verity.DataBlock, l.verity.RootHash)
 	name = name[:min(len(name), maxMapped)]
-	// One of that name is left over from a container that is gone.
-	if err := a.m.cfg.Mapper.Remove(name); err != nil {
-		return "", err
-	}
-	node, err := a.m.cfg.Mapper.ReadOnly(ctx, name, mapper.Target{Type: "verity", Sectors: l.verity.Sectors(), Params: []byte(l.verity.Table(disk.Number()))})
+	target := mapper.Target{Type: "verity", Sectors: l.verity.Sectors(), Params: []byte(l.verity.Table(disk.Number()))}
+	node, err := a.m.checked.use(ctx, a.m.cfg.Mapper, name, target)
 	if err != nil {
 		return "", err
 	}
-	a.undo = append(a.undo, func(context.Context) error { return a.m.cfg.Mapper.Remove(name) })
+	a.undo = append(a.undo, func(ctx context.Context) error { return a.m.checked.drop(ctx, a.m.cfg.Mapper, name) })
 	return node, nil
 }
 

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"cocoon/agent/device"
 	"cocoon/internal/mapper"
 	"cocoon/internal/wire/agentpb"
@@ -36,17 +38,27 @@ type checker struct {
 	names   []string
 	removed []string
 	fail    error
+	busy    int // how often the kernel still has a device of that name
+	stuck   int // how often it does not remove one
 }
 
 func (c *checker) ReadOnly(_ context.Context, name string, t mapper.Target) (string, error) {
 	if c.fail != nil {
 		return "", c.fail
 	}
+	if c.busy > 0 {
+		c.busy--
+		return "", fmt.Errorf("create: %w", unix.EBUSY)
+	}
 	c.made, c.names = append(c.made, t), append(c.names, name)
 	return c.node, nil
 }
 
 func (c *checker) Remove(name string) error {
+	if c.stuck > 0 && len(c.made) > 0 {
+		c.stuck--
+		return unix.ENOMEM
+	}
 	c.removed = append(c.removed, name)
 	return nil
 }

@@ -73,6 +73,8 @@ type Manager struct {
 
 	copies chan struct{} // holds one token for each copy that is followed
 
+	checked checkedDevices
+
 	huge sync.Mutex // held while the number of huge pages is changed
 
 	mu      sync.Mutex
@@ -107,6 +109,7 @@ func New(cfg Config) *Manager {
 		owners:  make(map[string][]string),
 		images:  make(map[string]string),
 		copies:  make(chan struct{}, maxCopies),
+		checked: newCheckedDevices(),
 	}
 	m.drivers = m.table()
 	return m
