@@ -32,6 +32,9 @@ type Policy interface {
 	Intercept(context.Context, ttrpc.Unmarshaler, *ttrpc.UnaryServerInfo, ttrpc.Method) (any, error)
 	// SetPolicy replaces the policy. The request has been allowed by then.
 	SetPolicy(ctx context.Context, text string) error
+	// UncheckedLayers says whether the policy in force lets a container's root
+	// have layers that nothing checks.
+	UncheckedLayers(context.Context) (bool, error)
 }
 
 // Unsealer opens sealed secrets.

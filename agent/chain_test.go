@@ -106,6 +106,8 @@ func (panicPolicy) Intercept(context.Context, ttrpc.Unmarshaler, *ttrpc.UnarySer
 
 func (panicPolicy) SetPolicy(context.Context, string) error { return nil }
 
+func (panicPolicy) UncheckedLayers(context.Context) (bool, error) { return false, nil }
+
 func TestAPanicIsAnInternalErrorAndTheAgentLives(t *testing.T) {
 	t.Parallel()
 	log := &syncBuffer{}

@@ -86,6 +86,7 @@ func codeOf(err error) codes.Code {
 		{runtime.ErrInvalidID, codes.InvalidArgument},
 		{ErrUnsupported, codes.Unimplemented},
 		{ErrInvalid, codes.InvalidArgument},
+		{storage.ErrUnchecked, codes.PermissionDenied},
 		{storage.ErrInvalid, codes.InvalidArgument},
 		{storage.ErrTooMany, codes.InvalidArgument},
 		{copyfile.ErrInvalid, codes.InvalidArgument},

@@ -69,6 +69,10 @@ const (
 
 func newSandbox(d Deps) *sandbox {
 	ctx, cancel := context.WithCancel(context.Background())
+	var unchecked func(context.Context) (bool, error)
+	if d.Policy != nil {
+		unchecked = d.Policy.UncheckedLayers
+	}
 	return &sandbox{
 		log:      d.Log,
 		paths:    d.Paths,
@@ -78,6 +82,7 @@ func newSandbox(d Deps) *sandbox {
 		storages: storage.New(storage.Config{
 			Run: d.Paths.Run, PauseBinary: d.Paths.PauseBinary, Puller: d.Puller,
 			Devices: d.Devices, SecureMount: d.SecureMount, Mapper: mapper.Mapper{}, Sys: d.Paths.Sys, Log: d.Log,
+			UncheckedLayers: unchecked,
 		}),
 		copier:     copyfile.New(d.Paths.Shared),
 		oom:        newOOMQueue(),

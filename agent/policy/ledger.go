@@ -45,6 +45,7 @@ type ledger struct {
 	limit        time.Duration
 	allowFailing bool      // a denied or undefined request is allowed
 	hidePrints   bool      // the host does not get what the policy prints
+	anyLayers    bool      // a container's root may have layers that nothing checks
 	pins         imagePins // of a generated policy's containers
 	doc          document
 	pending      []*change // in the order of their decisions; the first is unsettled
@@ -74,6 +75,9 @@ func newLedger(ctx context.Context, p *program, limit time.Duration) (*ledger, e
 		return nil, err
 	}
 	if l.hidePrints, err = l.setting(ctx, hideRule); err != nil {
+		return nil, err
+	}
+	if l.anyLayers, err = l.setting(ctx, layersRule); err != nil {
 		return nil, err
 	}
 	return l, nil

@@ -143,6 +143,17 @@ func (e *Engine) Digest(ctx context.Context) (string, error) {
 	return e.active.prog.digest, nil
 }
 
+// UncheckedLayers says whether the policy in force lets a container's root have
+// layers that nothing checks: by its rule AllowUncheckedLayers, or because it
+// allows what it refuses.
+func (e *Engine) UncheckedLayers(ctx context.Context) (bool, error) {
+	if err := e.lock(ctx); err != nil {
+		return false, err
+	}
+	defer e.unlock()
+	return e.active != nil && (e.active.anyLayers || e.active.allowFailing), nil
+}
+
 func (e *Engine) lock(ctx context.Context) error {
 	select {
 	case e.turn <- struct{}{}:

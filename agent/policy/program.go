@@ -23,6 +23,7 @@ const (
 	policyPackage = "agent_policy"
 	failingRule   = "AllowRequestsFailingPolicy"
 	hideRule      = "HidePrintsFromHost"
+	layersRule    = "AllowUncheckedLayers"
 	setPolicyRule = "SetPolicyRequest"
 	resultVar     = ast.Var("result")
 )
@@ -55,7 +56,7 @@ func compile(text string, rules []string) (*program, error) {
 	}
 	sum := sha256.Sum256([]byte(text))
 	p := &program{compiler: c, queries: make(map[string]ast.Body), digest: hex.EncodeToString(sum[:])}
-	for _, rule := range append([]string{failingRule, hideRule, dataRule}, rules...) {
+	for _, rule := range append([]string{failingRule, hideRule, layersRule, dataRule}, rules...) {
 		if p.queries[rule], err = p.prepare(rule); err != nil {
 			return nil, fmt.Errorf("%w: rule %s: %w", ErrBadPolicy, rule, err)
 		}

@@ -139,7 +139,7 @@ func (m *Manager) checkRoot(bundle string) (err error) {
 // measurement, so no pause image has to be trusted, pulled or stored.
 func (m *Manager) pauseRoot(bundle string) (_ releaseFunc, err error) {
 	file := path.Join(bundle, rootfs, pause.Path)
-	at, err := m.makeFile(file)
+	at, err := m.newFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("make pause root: %w", err)
 	}

@@ -46,6 +46,7 @@ type layer struct {
 	*agentpb.Storage
 	options   []string // without those of the group
 	partition int      // 0 means the whole disk
+	encrypted bool     // made anew, with a key that only the kernel has
 	verity    *verity.Params
 }
 
@@ -104,6 +105,21 @@ func parseLayers(members []*agentpb.Storage) (layers, error) {
 	return g, nil
 }
 
+// unchecked returns an error naming the first layer that the host can change
+// unnoticed: a lower one without dm-verity, or an upper one that is not
+// encrypted. Either may hold files that cover those of layers that are checked.
+func (g layers) unchecked() error {
+	if g.upper != nil && !g.upper.encrypted {
+		return fmt.Errorf("upper layer %.80q without encryption: %w", g.upper.GetSource(), ErrUnchecked)
+	}
+	for _, l := range g.lowers {
+		if l.verity == nil {
+			return fmt.Errorf("layer %.80q without dm-verity: %w", l.GetSource(), ErrUnchecked)
+		}
+	}
+	return nil
+}
+
 // parseLayer reads one member. A word of the group that is not known is an
 // error: it may ask for protection.
 func parseLayer(s *agentpb.Storage) (upper bool, l layer, mkdirs []string, err error) {
@@ -149,6 +165,10 @@ func parseLayer(s *agentpb.Storage) (upper bool, l layer, mkdirs []string, err e
 		err = fmt.Errorf("a partition needs both its number and %s: %w", wordGPT, ErrInvalid)
 	case checked && !gpt, !checked && len(settings) > 0:
 		err = fmt.Errorf("dm-verity is for partitions, and has to be asked for: %w", ErrInvalid)
+	case !upper && len(s.GetDriverOptions()) > 0:
+		err = fmt.Errorf("driver option %.80q of a lower layer: %w", s.GetDriverOptions()[0], ErrInvalid)
+	case upper:
+		l.encrypted, err = wantsEncryption(s.GetDriverOptions())
 	case checked:
 		l.verity, err = parseVerity(settings)
 	}

@@ -17,6 +17,7 @@ import (
 	"cocoon/agent/device"
 	"cocoon/internal/mapper"
 	"cocoon/internal/safepath"
+	"cocoon/internal/stage"
 )
 
 // Mapper makes devices whose blocks the kernel checks. mapper.Mapper is one.
@@ -49,6 +50,9 @@ func (m *Manager) multiLayer(ctx context.Context, r request) (_ releaseFunc, err
 	if err != nil {
 		return nil, err
 	}
+	if err := m.allowLayers(ctx, g); err != nil {
+		return nil, err
+	}
 	at, err := m.makeDir(path.Join(m.cfg.Run, r.owner, layersDir))
 	if err != nil {
 		return nil, err
@@ -58,11 +62,59 @@ func (m *Manager) multiLayer(ctx context.Context, r request) (_ releaseFunc, err
 	if a.base, err = at.realPath(); err != nil {
 		return nil, err
 	}
+	if err := m.onRun(at); err != nil {
+		return nil, err
+	}
 	a.undo = append(a.undo, func(context.Context) error { return RemoveTree(a.base) })
 	if err := a.build(ctx, g); err != nil {
 		return nil, errors.Join(err, a.release(context.WithoutCancel(ctx)))
 	}
 	return a.release, nil
+}
+
+// allowLayers refuses layers that the host can change unnoticed, unless the
+// policy that is in force by now allows them.
+func (m *Manager) allowLayers(ctx context.Context, g layers) error {
+	unchecked := g.unchecked()
+	if unchecked == nil {
+		return nil
+	}
+	if m.cfg.UncheckedLayers != nil {
+		allowed, err := m.cfg.UncheckedLayers(ctx)
+		if err != nil {
+			return fmt.Errorf("ask the policy for unchecked layers: %w", err)
+		}
+		if allowed {
+			return nil
+		}
+	}
+	return stage.Wrap(stage.Policy, unchecked)
+}
+
+// onRun refuses a directory that does not lie on the mount of the run
+// directory: what takes a container's changes, and holds its layers, would then
+// be a disk or a share of the host.
+func (m *Manager) onRun(at place) error {
+	run, err := mountID(unix.AT_FDCWD, m.cfg.Run)
+	if err != nil {
+		return err
+	}
+	id, err := mountID(int(at.f.Fd()), "")
+	if err != nil {
+		return err
+	}
+	if id != run {
+		return fmt.Errorf("something is mounted in the place for layers: %w", ErrInvalid)
+	}
+	return nil
+}
+
+func mountID(dir int, p string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(dir, p, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, fmt.Errorf("find the mount of %q: %w", p, err)
+	}
+	return st.Mnt_id, nil
 }
 
 // release undoes the steps, the last first. What cannot be undone stops it, so
@@ -107,10 +159,12 @@ func (a *assembly) mountUpper(ctx context.Context, l *layer) error {
 			return err
 		}
 		disk, err := a.disk(ctx, *l)
-		if err != nil {
-			return err
+		if err == nil && l.encrypted {
+			err = a.encrypt(ctx, disk, dir)
+		} else if err == nil {
+			err = a.mount(disk.Path, dir, "ext4", opts)
 		}
-		if err := a.mount(disk.Path, dir, "ext4", opts); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -119,6 +173,20 @@ func (a *assembly) mountUpper(ctx context.Context, l *layer) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// encrypt has a new file system made on a disk, which forgets all with the
+// container.
+func (a *assembly) encrypt(ctx context.Context, disk device.Node, dir string) error {
+	if a.m.cfg.SecureMount == nil {
+		return ErrNoEncryption
+	}
+	undo, err := a.m.cfg.SecureMount.SecureMount(ctx, disk.Path, dir)
+	if err != nil {
+		return err
+	}
+	a.undo = append(a.undo, undo)
 	return nil
 }
 

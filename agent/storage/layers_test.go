@@ -18,6 +18,7 @@ import (
 
 	"cocoon/agent/device"
 	"cocoon/internal/mapper"
+	"cocoon/internal/stage"
 	"cocoon/internal/wire/agentpb"
 )
 
@@ -63,6 +64,9 @@ func (c *checker) Remove(name string) error {
 	return nil
 }
 
+// anyLayers is the answer of a policy that allows layers that nothing checks.
+func anyLayers(context.Context) (bool, error) { return true, nil }
+
 func lower(run string, options ...string) *agentpb.Storage {
 	return &agentpb.Storage{
 		Driver: "blk", Source: "02/01", Fstype: "ext4", MountPoint: run + "/c1/rootfs",
@@ -87,6 +91,7 @@ func verified() []string {
 func TestLayersBecomeARootAndAreReleased(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)
+	m.cfg.UncheckedLayers = anyLayers
 	bottom, top, changes := loopDisk(t, ext4(t)), loopDisk(t, ext4(t)), loopDisk(t, ext4(t))
 	c := &checker{node: top.Path}
 	m.cfg.Mapper = c
@@ -121,6 +126,7 @@ func TestLayersBecomeARootAndAreReleased(t *testing.T) {
 func TestAsManyLayersAsAreAllowedFitAMount(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)
+	m.cfg.UncheckedLayers = anyLayers
 	d := disks{}
 	m.cfg.Devices = d
 	owner := strings.Repeat("c", 200)
@@ -155,6 +161,7 @@ func TestALinkInTheUpperLayerIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"upper", "work"} {
 		m, run := newManager(t, nil)
+		m.cfg.UncheckedLayers = anyLayers
 		outside := t.TempDir()
 		content := t.TempDir()
 		if err := os.Symlink(outside, filepath.Join(content, name)); err != nil {
@@ -177,6 +184,7 @@ func TestALinkInTheUpperLayerIsNotFollowed(t *testing.T) {
 func TestWithoutAnUpperLayerChangesStayInMemory(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)
+	m.cfg.UncheckedLayers = anyLayers
 	m.cfg.Devices = disks{"blk 02/01": loopDisk(t, ext4(t))}
 	l := lower(run)
 	l.Driver, l.Options = DriverLayers, []string{"X-kata.overlay-lower"}
@@ -189,6 +197,7 @@ func TestWithoutAnUpperLayerChangesStayInMemory(t *testing.T) {
 func TestLayersThatAreNotSoundAreRefusedAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	m, run := newManager(t, nil)
+	m.cfg.UncheckedLayers = anyLayers
 	disk := loopDisk(t, ext4(t))
 	c := &checker{node: disk.Path}
 	m.cfg.Mapper = c
@@ -229,6 +238,9 @@ func TestLayersThatAreNotSoundAreRefusedAndLeaveNothing(t *testing.T) {
 		"the mount as directory":    {[]*agentpb.Storage{lower(run, "X-kata.mkdir.path={{ mount 0 }}/")}, ErrInvalid},
 		"bind mount":                {[]*agentpb.Storage{lower(run, "bind")}, ErrInvalid},
 		"file system of no disk":    {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.Fstype = "proc" })}, ErrInvalid},
+		"option of a lower layer":   {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.DriverOptions = []string{"encryption_key=ephemeral"} })}, ErrInvalid},
+		"option of nobody":          {[]*agentpb.Storage{lower(run), changed(upper(run), func(s *agentpb.Storage) { s.DriverOptions = []string{"confidential=true"} })}, ErrInvalid},
+		"encryption by nobody":      {[]*agentpb.Storage{lower(run), changed(upper(run), func(s *agentpb.Storage) { s.DriverOptions = []string{"create_filesystem", "encryption_key=ephemeral"} })}, ErrNoEncryption},
 		"target outside":            {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.MountPoint = "/etc" })}, ErrInvalid},
 		"another file system in it": {[]*agentpb.Storage{changed(lower(run), func(s *agentpb.Storage) { s.Fstype = "squashfs" })}, nil},
 	} {
@@ -251,6 +263,104 @@ func TestLayersThatAreNotSoundAreRefusedAndLeaveNothing(t *testing.T) {
 		t.Errorf("layers of the sandbox: %v", err)
 	}
 	gone(t, run+"/c1/multi-layer")
+}
+
+func TestLayersThatNothingChecksNeedThePolicysWord(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	disk, changes := loopDisk(t, ext4(t)), loopDisk(t, ext4(t))
+	m.cfg.Mapper = &checker{node: loopDisk(t, ext4(t)).Path}
+	m.cfg.Devices = disks{"blk 02/01": disk, "blk 02/02": changes, disk.Path + " p2": disk, disk.Path + " p3": disk}
+	plain := lower(run, "X-kata.gpt-partitioned=true", "X-kata.partition-number=3")
+	checked := lower(run, verified()...)
+	noPolicy := errors.New("no time for a decision")
+	for what, tc := range map[string]struct {
+		list  []*agentpb.Storage
+		names string
+	}{
+		"a layer above a checked one":   {[]*agentpb.Storage{checked, lower(run)}, `layer "02/01" without dm-verity`},
+		"a layer below a checked one":   {[]*agentpb.Storage{checked, plain}, `layer "02/01" without dm-verity`},
+		"only such layers":              {[]*agentpb.Storage{plain}, `layer "02/01" without dm-verity`},
+		"an upper layer above checked":  {[]*agentpb.Storage{checked, upper(run)}, `upper layer "02/02" without encryption`},
+		"an upper layer above anything": {[]*agentpb.Storage{plain, upper(run)}, `upper layer "02/02" without encryption`},
+	} {
+		for answer, ask := range map[string]func(context.Context) (bool, error){
+			"nobody to ask": nil,
+			"no":            func(context.Context) (bool, error) { return false, nil },
+		} {
+			m.cfg.UncheckedLayers = ask
+			err := m.Attach(t.Context(), "c1", tc.list)
+			if !errors.Is(err, ErrUnchecked) || !strings.Contains(err.Error(), tc.names) || stage.Of(err) != stage.Policy {
+				t.Errorf("%s, %s: %v", what, answer, err)
+			}
+		}
+		m.cfg.UncheckedLayers = func(context.Context) (bool, error) { return true, noPolicy }
+		if err := m.Attach(t.Context(), "c1", tc.list); !errors.Is(err, noPolicy) {
+			t.Errorf("%s, no answer: %v", what, err)
+		}
+		gone(t, run+"/c1/multi-layer")
+		gone(t, run+"/c1/rootfs")
+		m.cfg.UncheckedLayers = anyLayers
+		attach(t, m, "c1", tc.list...)
+		detach(t, m, "c1")
+	}
+	m.cfg.UncheckedLayers = nil
+	attach(t, m, "c1", checked)
+	detach(t, m, "c1")
+	// An upper layer with a key of its own is nothing that the host can change.
+	v := &vault{}
+	m.cfg.SecureMount = v
+	encrypted := upper(run)
+	encrypted.DriverOptions = []string{"create_filesystem", "encryption_key=ephemeral"}
+	attach(t, m, "c1", checked, encrypted)
+	if !slices.Equal(v.asked, []string{changes.Path + " upper"}) {
+		t.Errorf("encrypted %q", v.asked)
+	}
+	detach(t, m, "c1")
+	if v.undone != 1 {
+		t.Errorf("%d keys were forgotten", v.undone)
+	}
+	v.fail = errors.New("no such cipher")
+	if err := m.Attach(t.Context(), "c1", []*agentpb.Storage{checked, encrypted}); !errors.Is(err, v.fail) {
+		t.Error(err)
+	}
+	gone(t, run+"/c1/multi-layer")
+}
+
+// What is mounted into a root covers what was checked, and what is mounted
+// where layers are joined holds what covers it.
+func TestNothingIsMountedInARootOrAmongItsLayers(t *testing.T) {
+	t.Parallel()
+	m, run := newManager(t, nil)
+	disk := loopDisk(t, ext4(t))
+	m.cfg.Mapper = &checker{node: disk.Path}
+	m.cfg.Devices = disks{"blk 02/01": disk, disk.Path + " p2": disk}
+	checked := lower(run, verified()...)
+	attach(t, m, "c1", checked)
+	write(t, run+"/shared/containers/evil/hello", "covers")
+	for name, target := range map[string]string{"in-root": "/c1/rootfs", "in-layers": "/c1/multi-layer"} {
+		must(t, os.Symlink(target, run+"/shared/containers/"+name))
+	}
+	for _, point := range []string{"c1/rootfs/hello", "c1/rootfs/bin", "c1/multi-layer/lower-0", "c1/multi-layer/upper/upper", "shared/containers/in-root/x", "shared/containers/in-layers/lower-0"} {
+		for _, s := range []*agentpb.Storage{
+			tmpfs(run + "/" + point),
+			{Driver: "bind", Source: run + "/shared/containers/evil", MountPoint: run + "/" + point},
+			{Driver: "bind", Source: run + "/shared/containers/evil/hello", MountPoint: run + "/" + point},
+		} {
+			if err := m.Attach(t.Context(), "c1", []*agentpb.Storage{s}); err == nil {
+				t.Errorf("%s was mounted on %s", s.GetDriver(), point)
+			}
+		}
+	}
+	has(t, run+"/c1/rootfs/hello", "from the host")
+	detach(t, m, "c1")
+	for _, point := range []string{"/c1", "/c1/multi-layer"} {
+		err := m.Attach(t.Context(), "c1", []*agentpb.Storage{tmpfs(run + point), checked})
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("layers on what is mounted at %s: %v", point, err)
+		}
+		gone(t, run+"/c1/rootfs")
+	}
 }
 
 func FuzzParseLayers(f *testing.F) {

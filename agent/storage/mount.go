@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -60,14 +61,28 @@ func (m *Manager) open(p string) (place, error) {
 // makeDir makes the directory p below the run directory and its parents, and
 // opens it.
 func (m *Manager) makeDir(p string) (place, error) {
-	return m.inRun(p, func(r *safepath.Root, rel string) (*os.File, error) {
+	return m.checkedPlace(m.inRun(p, func(r *safepath.Root, rel string) (*os.File, error) {
 		return r.MkdirAll(rel, 0o755)
-	})
+	}))
+}
+
+// checkedPlace passes on a place that may be mounted on.
+func (m *Manager) checkedPlace(at place, err error) (place, error) {
+	if err != nil {
+		return place{}, err
+	}
+	if err := m.outsideRoots(at); err != nil {
+		return place{}, errors.Join(err, at.close())
+	}
+	return at, nil
 }
 
 // makeFile makes the empty file p below the run directory, its parents as
 // needed, and opens it.
-func (m *Manager) makeFile(p string) (place, error) {
+func (m *Manager) makeFile(p string) (place, error) { return m.checkedPlace(m.newFile(p)) }
+
+// newFile is makeFile for what the guest itself puts into a container's root.
+func (m *Manager) newFile(p string) (place, error) {
 	return m.inRun(p, func(r *safepath.Root, rel string) (*os.File, error) {
 		parent, err := r.MkdirAll(path.Dir(rel), 0o755)
 		if err != nil {
@@ -94,6 +109,26 @@ func (m *Manager) inRun(p string, do func(*safepath.Root, string) (*os.File, err
 		return place{}, err
 	}
 	return place{f: f}, nil
+}
+
+// outsideRoots returns an error for a place to mount on that lies in a
+// container's root, or among the layers of one: what is mounted there covers
+// what was verified. It looks at where the place is, not at its name, which may
+// lead through links of the host.
+func (m *Manager) outsideRoots(at place) error {
+	run, err := filepath.EvalSymlinks(m.cfg.Run)
+	if err != nil {
+		return err
+	}
+	real, err := at.realPath()
+	if err != nil {
+		return err
+	}
+	parts := strings.Split(strings.TrimPrefix(real, run+"/"), "/")
+	if len(parts) > 2 && (parts[1] == rootfs || parts[1] == layersDir) {
+		return fmt.Errorf("mount point %q lies in the root of a container: %w", real, ErrInvalid)
+	}
+	return nil
 }
 
 // mountSpec is one mount(2).

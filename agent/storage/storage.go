@@ -29,6 +29,10 @@ var (
 	// where the guest cannot encrypt it. It is never made without.
 	ErrNoEncryption = errors.New("this guest encrypts no disks")
 
+	// ErrUnchecked is returned for a container's root with a layer that the host
+	// can change unnoticed, unless the policy allows it.
+	ErrUnchecked = errors.New("nothing checks what the host has put there, and the policy does not say AllowUncheckedLayers")
+
 	// ErrTooMany is returned when a request lists more storages than any pod
 	// needs.
 	ErrTooMany = errors.New("too many storages")
@@ -58,6 +62,9 @@ type Config struct {
 	// Mapper has the kernel check layers. When it is nil, a layer that asks for
 	// it is an error.
 	Mapper Mapper
+	// UncheckedLayers says whether a container's root may have layers that the
+	// host can change unnoticed. When it is nil none may.
+	UncheckedLayers func(context.Context) (bool, error)
 	// Sys is where sysfs is mounted; "" means /sys.
 	Sys string
 	// Log gets one line for each life-cycle event; no options, which may hold
