@@ -128,7 +128,17 @@ func TestLayersOnADiskAreCheckedByTheKernel(t *testing.T) {
 	if err != nil || got != "from the top layer\nwritten" {
 		t.Errorf("%q (%v)", got, err)
 	}
+	// A second container has the same partitions, and keeps them after the first.
+	if err := container("twin", "10/01", layers[0]); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.Remove(ctx, "good"); err != nil {
+		t.Error(err)
+	}
+	if got, err := p.output(ctx, "twin", "read", "sh", "-c", "cat /greeting | while read a; do echo $a; break; done; cat /new 2>/dev/null || echo none"); err != nil || got != "from the top layer\nnone" {
+		t.Errorf("the second container: %q (%v)", got, err)
+	}
+	if err := p.Remove(ctx, "twin"); err != nil {
 		t.Error(err)
 	}
 	// What the kernel refuses is a block that is read: the file, at the latest.
@@ -142,6 +152,14 @@ func TestLayersOnADiskAreCheckedByTheKernel(t *testing.T) {
 		}
 	} else if !strings.Contains(err.Error(), "input/output error") {
 		t.Errorf("a changed layer: %v", err)
+	}
+	// A layer that nothing checks, on top of those that are.
+	r := p.request("covered", 0, "sleep", "100000")
+	cover := layers[0].member("covered", "10/01", 1)
+	cover.Options = cover.Options[:5]
+	r.Storages = []*agentpb.Storage{layers[1].member("covered", "10/01", 2), cover}
+	if err := p.create(ctx, r); err == nil || !strings.Contains(err.Error(), "without dm-verity") || !strings.Contains(err.Error(), "AllowUncheckedLayers") {
+		t.Errorf("a layer that nothing checks: %v", err)
 	}
 	wrong := layers[0]
 	wrong.root = strings.Repeat("ab", 32)

@@ -108,7 +108,7 @@ func rootTree(t *testing.T) string {
 	if err := os.WriteFile(filepath.Join(content, "bin/busybox"), busybox, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "cat", "sleep", "echo", "true", "tail", "yes", "ls", "sync"} {
+	for _, name := range []string{"sh", "cat", "sleep", "echo", "true", "tail", "yes", "ls", "sync", "dd"} {
 		if err := os.Symlink("busybox", filepath.Join(content, "bin", name)); err != nil {
 			t.Fatal(err)
 		}

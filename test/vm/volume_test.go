@@ -108,6 +108,119 @@ func TestADiskOfTheHostIsEncrypted(t *testing.T) {
 	}
 }
 
+// TestAChangedSectorOfAnEncryptedVolumeIsRefused flips one bit of what a
+// container has just written to its volume, on the disk of the host, and has it
+// read past all caches.
+func TestAChangedSectorOfAnEncryptedVolumeIsRefused(t *testing.T) {
+	t.Parallel()
+	needMachine(t)
+	scratch := filepath.Join(t.TempDir(), "scratch.img")
+	if err := errors.Join(os.WriteFile(scratch, nil, 0o600), os.Truncate(scratch, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	disks := append(disk("root", 1, rootDisk(t)), "-drive", "if=none,id=rw,format=raw,cache=unsafe,file="+scratch, "-device", "virtio-blk-pci,drive=rw,bus=bridge,addr=2")
+	p := startPod(t, disks...)
+	ctx, cancel := context.WithTimeout(t.Context(), podLimit)
+	defer cancel()
+	if err := p.CreateSandbox(ctx, "pod"); err != nil {
+		t.Fatal(err)
+	}
+	const where = "/run/kata-containers/sandbox/storage/c2NyYXRjaA"
+	r := p.request("writer", 0, "sleep", "100000")
+	r.Storages = append(r.Storages, &agentpb.Storage{
+		Driver: "blk", Source: "10/02", Fstype: "ext4", MountPoint: where, DriverOptions: []string{"create_filesystem", "encryption_key=ephemeral"},
+	})
+	r.OCI.Mounts = append(r.OCI.Mounts, &agentpb.Mount{Destination: "/tmp", Source: where, Type: "bind", Options: []string{"rbind", "rw"}})
+	if err := p.create(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	run := 0
+	sh := func(script string) (string, error) {
+		run++
+		return p.output(ctx, "writer", fmt.Sprint("sh-", run), "sh", "-c", script)
+	}
+	if got, err := sh("i=0; while [ $i -lt 4096 ]; do echo 'a line of text'; i=$((i+1)); done >/tmp/file && sync"); err != nil {
+		t.Fatalf("%q (%v)", got, err)
+	}
+	before, err := os.ReadFile(scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The third block alone is written again, to see where it lies.
+	if got, err := sh("yes | dd of=/tmp/file bs=4096 count=1 seek=2 conv=notrunc iflag=fullblock 2>/dev/null && sync"); err != nil {
+		t.Fatalf("%q (%v)", got, err)
+	}
+	after, err := os.ReadFile(scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := rewritten(before, after)
+	if len(changed) == 0 || len(changed) > 16 {
+		t.Fatalf("%d blocks of the disk were written", len(changed))
+	}
+	read := func(block int) (string, error) {
+		return sh(fmt.Sprintf("dd if=/tmp/file bs=4096 count=1 skip=%d iflag=direct | tail -c 2", block))
+	}
+	if got, err := read(2); err != nil || got != "y" {
+		t.Fatalf("as it was written: %q (%v)", got, err)
+	}
+	flip(t, scratch, changed)
+	if got, err := sh("dd if=/tmp/file bs=4096 count=1 skip=2 iflag=direct 2>/dev/null && echo read"); err == nil || got != "" {
+		t.Errorf("the changed block: %.60q (%v)", got, err)
+	}
+	if got, err := read(0); err != nil || got != "a" { // lines of 15 bytes
+		t.Errorf("the block beside it: %q (%v)", got, err)
+	}
+	flip(t, scratch, changed)
+	if got, err := read(2); err != nil || got != "y" {
+		t.Errorf("with the bits put back: %q (%v)", got, err)
+	}
+	if c := p.machine.Console(); !strings.Contains(c, "INTEGRITY AEAD ERROR") {
+		t.Error("the kernel does not say what it refused")
+	}
+}
+
+// rewritten returns where the blocks of a disk begin that are almost wholly
+// different: those with new ciphertext.
+func rewritten(before, after []byte) []int64 {
+	var at []int64
+	for i := 0; i+blockSize <= len(after); i += blockSize {
+		different := 0
+		for k := range blockSize {
+			if before[i+k] != after[i+k] {
+				different++
+			}
+		}
+		if different > blockSize*3/4 {
+			at = append(at, int64(i))
+		}
+	}
+	return at
+}
+
+// flip turns one bit in the middle of each block.
+func flip(t *testing.T, file string, blocks []int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1)
+	for _, at := range blocks {
+		_, err = f.ReadAt(b, at+blockSize/2)
+		b[0] ^= 4
+		if err == nil {
+			_, err = f.WriteAt(b, at+blockSize/2)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestImagesAreKeptOnThePartitionForThem(t *testing.T) {
 	t.Parallel()
 	needMachine(t)
