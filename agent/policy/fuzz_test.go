@@ -90,7 +90,7 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		if len(p.queries) != 4 || len(p.digest) != 64 {
+		if len(p.queries) != 5 || len(p.digest) != 64 {
 			t.Errorf("got %d queries, digest %q", len(p.queries), p.digest)
 		}
 	})
