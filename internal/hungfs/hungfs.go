@@ -22,9 +22,7 @@ const (
 	opForget      = 2
 	opGetAttr     = 3
 	opInit        = 26
-	opOpenDir     = 27
 	opReadDir     = 28
-	opReleaseDir  = 29
 	opInterrupt   = 36
 	opBatchForget = 42
 
@@ -73,7 +71,8 @@ func Mount(t testing.TB, dir string) *FS {
 // Silence has the server answer nothing any more.
 func (f *FS) Silence() { f.silent.Store(true) }
 
-// Asked is closed when the first request stays without an answer.
+// Asked is closed when the first request stays without an answer. What can be
+// listed without asking is: a look at the directory itself is always asked for.
 func (f *FS) Asked() <-chan struct{} { return f.asked }
 
 // serve answers until it is stopped. Once it is silent it does not even read a
@@ -114,6 +113,8 @@ func (f *FS) serve(t testing.TB) {
 }
 
 // answer is that of an empty directory; what it does not need it does not know.
+// That includes the opening of directories: the kernel then tells of no closing
+// either, which would come at any time and wait for no answer.
 func answer(op uint32, id uint64) []byte {
 	order := binary.NativeEndian
 	var body []byte
@@ -129,9 +130,7 @@ func answer(op uint32, id uint64) []byte {
 		order.PutUint64(body[16:], 1)                     // inode
 		order.PutUint32(body[16+60:], unix.S_IFDIR|0o755) // mode
 		order.PutUint32(body[16+64:], 2)                  // links
-	case opOpenDir:
-		body = make([]byte, 16)
-	case opReadDir, opReleaseDir:
+	case opReadDir:
 	default:
 		errno = -int32(unix.ENOSYS)
 	}
