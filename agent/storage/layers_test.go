@@ -138,7 +138,7 @@ func TestAsManyLayersAsAreAllowedFitAMount(t *testing.T) {
 		list = append(list, l)
 	}
 	attach(t, m, owner, list...)
-	options, err := os.ReadFile("/proc/self/mountinfo")
+	options, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}

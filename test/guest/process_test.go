@@ -42,7 +42,7 @@ func withoutWorld(t *testing.T, s settings) (*guest, string) {
 func mountsBelow(t *testing.T, dir string) []string {
 	t.Helper()
 	var found []string
-	for line := range strings.Lines(string(must[[]byte](t)(os.ReadFile("/proc/self/mountinfo")))) {
+	for line := range strings.Lines(string(must[[]byte](t)(os.ReadFile("/proc/thread-self/mountinfo")))) {
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
 			found = append([]string{f[4]}, found...) // the last mounted first
 		}
