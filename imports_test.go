@@ -57,6 +57,7 @@ var allowed = map[string][]string{
 		"github.com/containerd/ttrpc", "google.golang.org/protobuf", "google.golang.org/grpc", "github.com/BurntSushi/toml",
 		"github.com/go-jose/go-jose", "github.com/gowebpki/jcs", "golang.org/x/sys", "golang.org/x/sync",
 	},
+	"attest/tee/tpm": {"github.com/google/go-tpm", "golang.org/x/sys"},
 	"cdh": {
 		"github.com/containerd/ttrpc", "google.golang.org/protobuf", "google.golang.org/grpc", "github.com/go-jose/go-jose",
 		"github.com/BurntSushi/toml", "golang.org/x/sys", "golang.org/x/sync",

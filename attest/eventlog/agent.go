@@ -8,7 +8,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
+
+	"cocoon/internal/bounded"
 )
 
 // agentTag marks an entry of the attestation agent, "AAEL".
@@ -116,4 +120,29 @@ func Join(firmware, agent []byte) ([]byte, error) {
 	}
 	b = append(b, agent...)
 	return append(b, bytes.Repeat([]byte{0xff}, endMark)...), nil
+}
+
+// OfAgent returns the log of the attestation agent's entries in a file, for a
+// TEE whose registers no firmware's log is about. It returns nil if there is no
+// entry.
+func OfAgent(name string) ([]byte, error) {
+	entries, err := ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the event log: %w", err)
+	}
+	return Join(nil, entries)
+}
+
+// ReadFile returns the content of a log of at most MaxSize bytes, nil if there
+// is no such file.
+func ReadFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // opened to read; its error says nothing
+	return bounded.ReadAll(f, MaxSize)
 }

@@ -9,12 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 
 	"cocoon/attest/eventlog"
 	"cocoon/attest/tee/tsm"
-	"cocoon/internal/bounded"
 )
 
 // firmwareLog is the log of the firmware, as the kernel shows it.
@@ -74,11 +71,11 @@ func (a *Attester) Evidence(ctx context.Context, reportData []byte) (json.RawMes
 // the agent's: a verifier would refuse the whole, and without a log it looks at
 // the registers alone.
 func (a *Attester) log() ([]byte, error) {
-	firmware, err := optional(a.firmware)
+	firmware, err := eventlog.ReadFile(a.firmware)
 	if err != nil {
 		return nil, fmt.Errorf("read the firmware's event log: %w", err)
 	}
-	agent, err := optional(a.agent)
+	agent, err := eventlog.ReadFile(a.agent)
 	if err != nil {
 		return nil, fmt.Errorf("read the event log: %w", err)
 	}
@@ -87,18 +84,6 @@ func (a *Attester) log() ([]byte, error) {
 		return nil, nil
 	}
 	return all, err
-}
-
-func optional(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // opened to read; its error says nothing
-	return bounded.ReadAll(f, eventlog.MaxSize)
 }
 
 // InitDataRegister returns MRCONFIGID.
