@@ -25,7 +25,10 @@ func (g *guest) bindInitdata(ctx context.Context) error {
 	if g.opt.tee != "" {
 		override = g.opt.tee
 	}
-	kind, err := tee.Detect(tee.Platform{Root: "/", Arch: goruntime.GOARCH, Override: override})
+	kind, err := tee.Detect(tee.Platform{
+		Root: "/", Arch: goruntime.GOARCH, Override: override,
+		HCLType: func() (uint32, error) { return tee.HCLType(ctx) },
+	})
 	if err != nil {
 		return err
 	}

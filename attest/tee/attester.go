@@ -8,10 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
+	"cocoon/attest/tee/azvtpm"
 	"cocoon/attest/tee/sample"
 	"cocoon/attest/tee/snp"
 	"cocoon/attest/tee/tdx"
+	"cocoon/attest/tee/tpm"
 )
 
 // ErrNoAttester is returned for a platform that this build cannot attest on.
@@ -37,6 +40,24 @@ func New(kind Kind, agentLog string) (Attester, error) {
 		return snp.New(), nil
 	case TDX:
 		return tdx.New(agentLog), nil
+	case AzSNPVTPM:
+		return azvtpm.New(azvtpm.SNP, machineTPM(), agentLog), nil
+	case AzTDXVTPM:
+		return azvtpm.New(azvtpm.TDX, machineTPM(), agentLog), nil
+	case TPM:
+		return tpm.NewAttester(machineTPM(), tpm.AK, agentLog), nil
 	}
 	return nil, fmt.Errorf("%w %q", ErrNoAttester, kind)
+}
+
+func machineTPM() *tpm.TPM { return tpm.New(tpm.Device(tpm.Devices()...)) }
+
+// hclTimeout bounds the look for a paravisor.
+const hclTimeout = 30 * time.Second
+
+// HCLType reads the hardware type of Azure's paravisor for Platform.HCLType.
+func HCLType(ctx context.Context) (uint32, error) {
+	ctx, cancel := context.WithTimeout(ctx, hclTimeout)
+	defer cancel()
+	return azvtpm.HardwareType(ctx, machineTPM())
 }

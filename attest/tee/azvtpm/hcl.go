@@ -158,4 +158,6 @@ type Evidence struct {
 	HCL     Blob  `json:"hcl_report"`
 	VCEK    Blob  `json:"vcek,omitempty"`     // DER, on SNP
 	TDQuote Blob  `json:"td_quote,omitempty"` // on TDX
+	// EventLog is absent if there is no log.
+	EventLog []byte `json:"cc_eventlog,omitempty"`
 }
