@@ -228,6 +228,22 @@ reasons contains unlisted(pair[0], pair[1]) if {
 
 reasons contains sprintf("the platform's TCB status is %v, want UpToDate", [az_tdx.tcb_status]) if az_tdx.tcb_status != "UpToDate"
 
+# A plain TPM. Its key was trusted by the verifier; nothing is known of the
+# machine around it.
+hardware := 2 if input.tpm
+
+executables := 3 if {
+	listed("tpm_pcr11", input.tpm.pcr11)
+	listed("trusted_aks", input.tpm.ak_public)
+}
+
+configuration := 0 if input.tpm
+
+reasons contains unlisted(pair[0], pair[1]) if {
+	some pair in [["tpm_pcr11", input.tpm.pcr11], ["trusted_aks", input.tpm.ak_public]]
+	not listed(pair[0], pair[1])
+}
+
 known if az_snp
 
 known if az_tdx
@@ -237,6 +253,8 @@ known if input.sample
 known if input.snp
 
 known if input.tdx
+
+known if input.tpm
 
 reasons contains "no rule of this attestation policy knows the TEE" if not known
 

@@ -13,6 +13,7 @@ import (
 	"cocoon/trustee/verify/azvtpm"
 	"cocoon/trustee/verify/snp"
 	"cocoon/trustee/verify/tdx"
+	"cocoon/trustee/verify/tpm"
 )
 
 // Config says where verifiers find what evidence does not bring.
@@ -29,6 +30,9 @@ type Config struct {
 	// TDXService is the address of Intel's certification service or a cache of
 	// it; "" asks nobody. With neither the standing of a platform is unknown.
 	TDXService string
+	// TPMKeys is a folder of the keys of plain TPMs that are trusted; "" trusts
+	// none, and there is no verifier for them.
+	TPMKeys string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 }
@@ -61,7 +65,13 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]as.Verifier{
+	all := map[string]as.Verifier{
 		"snp": v, "tdx": quotes, "az-snp-vtpm": azvtpm.SNP{Reports: v}, "az-tdx-vtpm": azvtpm.TDX{Quotes: quotes},
-	}, nil
+	}
+	if cfg.TPMKeys != "" {
+		if all["tpm"], err = tpm.New(cfg.TPMKeys); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }

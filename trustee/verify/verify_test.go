@@ -47,12 +47,18 @@ func judgeBy(t *testing.T, all map[string]as.Verifier, tee string, raw json.RawM
 	if err != nil {
 		t.Fatal(err)
 	}
+	return judgeClaims(t, map[string]any{tee: c.Values}, values)
+}
+
+// judgeClaims evaluates claims with the default policy.
+func judgeClaims(t *testing.T, input, values map[string]any) map[string]any {
+	t.Helper()
 	p, err := policy.Compile(as.DefaultPolicies()["default_cpu"])
 	if err != nil {
 		t.Fatal(err)
 	}
 	lookup := func(name string) (any, bool) { v, ok := values[name]; return v, ok }
-	e := policy.Eval{Input: map[string]any{tee: c.Values}, Lookup: lookup}
+	e := policy.Eval{Input: input, Lookup: lookup}
 	claims, ok, err := p.Value(t.Context(), "trust_claims", e)
 	if err != nil || !ok {
 		t.Fatalf("trust claims: %v, %v", ok, err)
@@ -153,5 +159,40 @@ func TestRealAzureEvidenceIsJudgedByReferenceValues(t *testing.T) {
 	text, err := json.Marshal(got["reasons"])
 	if err != nil || number(t, got, "hardware") != "97" || !strings.Contains(string(text), "TCB status is Unknown") {
 		t.Errorf("%v: %s", got, text)
+	}
+}
+
+func TestAPlainTPMIsJudgedByItsKeyAndItsRegisters(t *testing.T) {
+	t.Parallel()
+	claims := map[string]any{"tpm": map[string]any{"pcr11": "11", "ak_public": "key"}}
+	for name, tc := range map[string]struct {
+		values map[string]any
+		want   string // executables, hardware, configuration
+		reason string
+	}{
+		"all fit":        {map[string]any{"tpm_pcr11": []any{"11"}, "trusted_aks": []any{"key"}}, "320", "[]"},
+		"another kernel": {map[string]any{"tpm_pcr11": []any{"12"}, "trusted_aks": []any{"key"}}, "3320", "tpm_pcr11"},
+		"another TPM":    {map[string]any{"tpm_pcr11": []any{"11"}, "trusted_aks": []any{"other"}}, "3320", "trusted_aks"},
+		"no values":      {nil, "3320", "missing"},
+	} {
+		got := judgeClaims(t, claims, tc.values)
+		text, err := json.Marshal(got["reasons"])
+		if v := number(t, got, "executables") + number(t, got, "hardware") + number(t, got, "configuration"); err != nil || v != tc.want || !strings.Contains(string(text), tc.reason) {
+			t.Errorf("%s: %s with %s (%v), want %s with %q", name, v, text, err, tc.want, tc.reason)
+		}
+	}
+}
+
+func TestAPlainTPMNeedsItsKeyListed(t *testing.T) {
+	t.Parallel()
+	all, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := all["tpm"]; ok {
+		t.Error("there is a verifier that trusts no key")
+	}
+	if _, err := New(Config{TPMKeys: t.TempDir()}); err == nil {
+		t.Error("a folder without keys was taken")
 	}
 }

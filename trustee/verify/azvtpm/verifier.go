@@ -3,6 +3,9 @@
 
 // Package azvtpm verifies the evidence of confidential VMs on Azure.
 //
+// It follows Trustee's verifiers of these names, whose three forms of evidence
+// it reads.
+//
 // Trust: the hardware's report is verified as any other of its kind. It holds
 // the digest of the paravisor's data, those hold the TPM's key, and that key
 // has signed the registers and the session. Each step is checked here.
@@ -11,31 +14,23 @@ package azvtpm
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-
-	"github.com/google/go-tpm/tpm2"
 
 	"cocoon/attest/tee/azvtpm"
 	"cocoon/attest/tee/snp"
 	"cocoon/attest/tee/tdx"
+	"cocoon/attest/tee/tpm"
 	"cocoon/trustee/as"
 	verifysnp "cocoon/trustee/verify/snp"
 	verifytdx "cocoon/trustee/verify/tdx"
+	verifytpm "cocoon/trustee/verify/tpm"
 )
 
-const (
-	pcrCount   = 24
-	initPCR    = 8
-	tdDataOff  = 128 // report data in a TDREPORT
-	maxMessage = 1024
-)
+const tdDataOff = 128 // report data in a TDREPORT
 
 // SNPReports verifies reports of SNP.
 type SNPReports interface {
@@ -64,7 +59,9 @@ var (
 type opened struct {
 	azvtpm.Evidence
 	hcl   *azvtpm.HCL
+	quote *tpm.Quote
 	nonce []byte // that the quote is about
+	log   []any  // claims of the event log, nil if there is none
 }
 
 // Verify implements as.Verifier.
@@ -115,89 +112,63 @@ func (v TDX) Verify(ctx context.Context, evidence json.RawMessage, b as.Binding)
 	return o.claims(values), nil
 }
 
+// parse reads evidence in any of its forms.
+func parse(raw json.RawMessage, kind uint32) (e azvtpm.Evidence, err error) {
+	var head struct {
+		Version *int `json:"version"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return e, err
+	}
+	if head.Version == nil {
+		return parseOld(raw, kind)
+	}
+	if *head.Version != 1 && *head.Version != 2 {
+		return e, fmt.Errorf("evidence of version %d, want 1 or 2", *head.Version)
+	}
+	return e, json.Unmarshal(raw, &e)
+}
+
 // open checks the TPM's quote and what it is about.
 func open(raw json.RawMessage, kind uint32, b as.Binding) (*opened, error) {
 	o := &opened{}
-	if err := json.Unmarshal(raw, &o.Evidence); err != nil {
+	var err error
+	if o.Evidence, err = parse(raw, kind); err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
-	if o.Version != 1 && o.Version != 2 {
-		return nil, fmt.Errorf("evidence of version %d, want 1 or 2: %w", o.Version, as.ErrEvidence)
-	}
-	var err error
 	if o.hcl, err = azvtpm.ParseHCL(o.HCL); err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
 	if o.hcl.Kind != kind {
 		return nil, fmt.Errorf("the report is of hardware type %d, want %d: %w", o.hcl.Kind, kind, as.ErrEvidence)
 	}
-	nonce, err := checkQuote(o.Quote, o.hcl.AK)
-	if err != nil {
+	o.quote = &tpm.Quote{Key: o.hcl.AK, Signature: o.Quote.Signature, Message: o.Quote.Message}
+	for _, v := range o.Quote.PCRs {
+		o.quote.PCRs = append(o.quote.PCRs, v)
+	}
+	if o.nonce, err = verifytpm.CheckQuote(o.quote); err != nil {
 		return nil, fmt.Errorf("TPM quote: %w: %w", as.ErrEvidence, err)
 	}
-	o.nonce = nonce
-	return o, o.checkSession(nonce, b)
+	if err := o.checkSession(b); err != nil {
+		return nil, err
+	}
+	if len(o.EventLog) > 0 {
+		if o.log, err = verifytpm.Replay(o.quote, o.EventLog); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
 }
 
 // checkSession compares what the quote and the paravisor's data are about.
-func (o *opened) checkSession(nonce []byte, b as.Binding) error {
-	if !b.Unbound && !bytes.Equal(nonce, b.ReportData) {
+func (o *opened) checkSession(b as.Binding) error {
+	if !b.Unbound && !bytes.Equal(o.nonce, b.ReportData) {
 		return fmt.Errorf("the TPM quote is not about the digest of this session's runtime data: %w", as.ErrEvidence)
 	}
-	if o.Version >= 2 && (len(nonce) == 0 || !bytes.HasPrefix(o.hcl.UserData, nonce)) {
+	if o.Version >= 2 && (len(o.nonce) == 0 || !bytes.HasPrefix(o.hcl.UserData, o.nonce)) {
 		return fmt.Errorf("the hardware report is about another session than the TPM quote: %w", as.ErrEvidence)
 	}
-	if b.InitData == nil {
-		return nil
-	}
-	if len(b.InitData) != sha256.Size {
-		return fmt.Errorf("init data has a digest of %d bytes; a TPM takes one of SHA-256 only: %w", len(b.InitData), as.ErrEvidence)
-	}
-	want := sha256.Sum256(append(make([]byte, sha256.Size), b.InitData...))
-	if !bytes.Equal(o.Quote.PCRs[initPCR], want[:]) {
-		return fmt.Errorf("PCR 8 is %x, the init data sent gives %x: %w", []byte(o.Quote.PCRs[initPCR]), want, as.ErrEvidence)
-	}
-	return nil
-}
-
-// checkQuote checks signature, selection and values, and returns the nonce.
-func checkQuote(q azvtpm.Quote, ak *rsa.PublicKey) ([]byte, error) {
-	sum := sha256.Sum256(q.Message)
-	if err := rsa.VerifyPKCS1v15(ak, crypto.SHA256, sum[:], q.Signature); err != nil {
-		return nil, fmt.Errorf("signature: %w", err)
-	}
-	if len(q.Message) > maxMessage {
-		return nil, fmt.Errorf("message of %d bytes", len(q.Message))
-	}
-	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](q.Message)
-	if err != nil {
-		return nil, err
-	}
-	if a.Magic != tpm2.TPMGeneratedValue || a.Type != tpm2.TPMSTAttestQuote {
-		return nil, errors.New("what is signed is no quote")
-	}
-	info, err := a.Attested.Quote()
-	if err != nil {
-		return nil, err
-	}
-	sel := info.PCRSelect.PCRSelections
-	if len(sel) != 1 || sel[0].Hash != tpm2.TPMAlgSHA256 || !bytes.Equal(sel[0].PCRSelect, []byte{0xff, 0xff, 0xff}) {
-		return nil, errors.New("it is not about all PCRs of the SHA-256 bank")
-	}
-	if len(q.PCRs) != pcrCount {
-		return nil, fmt.Errorf("%d PCRs, want %d", len(q.PCRs), pcrCount)
-	}
-	h := sha256.New()
-	for i, v := range q.PCRs {
-		if len(v) != sha256.Size {
-			return nil, fmt.Errorf("PCR %d has %d bytes", i, len(v))
-		}
-		h.Write(v) //nolint:errcheck // a hash does not fail
-	}
-	if !bytes.Equal(h.Sum(nil), info.PCRDigest.Buffer) {
-		return nil, errors.New("the PCRs are not those that were signed")
-	}
-	return a.ExtraData.Buffer, nil
+	return verifytpm.CheckInitData(o.quote, b)
 }
 
 // bound checks that the hardware's report is about the paravisor's data.
@@ -210,11 +181,9 @@ func (o *opened) bound(reportData []byte) error {
 }
 
 func (o *opened) claims(values map[string]any) *as.Claims {
-	pcrs := map[string]any{}
-	for i, v := range o.Quote.PCRs {
-		pcrs[fmt.Sprintf("pcr%02d", i)] = hex.EncodeToString(v)
+	values["tpm"] = verifytpm.Claims(o.quote)
+	if o.log != nil {
+		values["uefi_event_logs"] = o.log
 	}
-	values["tpm"] = pcrs
-	init := hex.EncodeToString(o.Quote.PCRs[initPCR])
-	return &as.Claims{Class: "cpu", ReportData: hex.EncodeToString(o.nonce), InitData: &init, Values: values}
+	return &as.Claims{Class: "cpu", ReportData: hex.EncodeToString(o.nonce), InitData: verifytpm.InitData(o.quote), Values: values}
 }

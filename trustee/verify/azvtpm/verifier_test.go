@@ -17,15 +17,19 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
+	"cocoon/attest/eventlog"
 	"cocoon/attest/tee/azvtpm"
+	"cocoon/attest/tee/azvtpm/azvtpmtest"
 	"cocoon/attest/tee/snp"
 	"cocoon/attest/tee/tdx"
+	"cocoon/attest/tee/tpm"
 	"cocoon/internal/sharedtest"
 	"cocoon/trustee/as"
 	verifysnp "cocoon/trustee/verify/snp"
@@ -65,12 +69,12 @@ func newGuest(t *testing.T) guest {
 		t.Fatal(err)
 	}
 	g := guest{key: key, nonce: []byte("digest"), user: []byte("digest"), kind: azvtpm.SNP, selection: []byte{0xff, 0xff, 0xff}, typ: tpm2.TPMSTAttestQuote}
-	for i := range pcrCount {
+	for i := range tpm.PCRs {
 		sum := sha256.Sum256([]byte{byte(i)})
 		g.pcrs = append(g.pcrs, sum[:])
 	}
 	bound := sha256.Sum256(append(make([]byte, 32), bytes.Repeat([]byte{7}, 32)...))
-	g.pcrs[initPCR] = bound[:]
+	g.pcrs[tpm.InitPCR] = bound[:]
 	return g
 }
 
@@ -182,7 +186,12 @@ func TestAChainWithABrokenLinkIsRefused(t *testing.T) {
 		want string
 	}{
 		"no JSON":           {json.RawMessage("x"), binding(), "invalid character"},
-		"version 0":         {json.RawMessage("{}"), binding(), "version 0"},
+		"version 0":         {json.RawMessage(`{"version":0}`), binding(), "version 0"},
+		"version 3":         {good.evidence(t, func(e *azvtpm.Evidence) { e.Version = 3 }), binding(), "version 3"},
+		"an old form":       {json.RawMessage("{}"), binding(), "no certificate in PEM"},
+		"half an old form":  {json.RawMessage(`{"vcek":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}`), binding(), "no HCL report"},
+		"old with text":     {json.RawMessage(`{"report":"SENMQQ=="}`), binding(), "list of numbers"},
+		"a log that lies":   {good.evidence(t, func(e *azvtpm.Evidence) { e.EventLog = logAbout(t, 15) }), binding(), "PCR 15 is"},
 		"no HCL":            {good.evidence(t, func(e *azvtpm.Evidence) { e.HCL = nil }), binding(), "no HCL report"},
 		"other hardware":    {with(func(g *guest) { g.kind = azvtpm.TDX }).evidence(t, nil), binding(), "hardware type 4"},
 		"another key":       {good.evidence(t, func(e *azvtpm.Evidence) { e.HCL = other.hcl() }), binding(), "signature"},
@@ -211,7 +220,62 @@ func TestAChainWithABrokenLinkIsRefused(t *testing.T) {
 	}
 }
 
-func TestRealEvidenceVerifies(t *testing.T) {
+// logAbout is an event log with one entry.
+func logAbout(t *testing.T, register uint32) []byte {
+	t.Helper()
+	log, err := eventlog.Join(nil, eventlog.Entry{Domain: "d", Operation: "o"}.Event(register, eventlog.SHA256).Append(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+func TestAGuestOfTheParavisorIsAccepted(t *testing.T) {
+	t.Parallel()
+	p := azvtpmtest.New(t, azvtpm.SNP)
+	p.Late = 1
+	dir := t.TempDir()
+	g := azvtpm.Guest{Attester: azvtpm.NewAttester(azvtpm.SNP, p, vcek{}, filepath.Join(dir, eventlog.File)), TPM: p.TPM}
+	if err := g.BindInitData(t.Context(), binding().InitData); err != nil {
+		t.Fatal(err)
+	}
+	regs, err := g.Registers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := eventlog.Open(t.Context(), dir, regs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Measure(t.Context(), g.MapPCR(17), eventlog.Entry{Domain: "d", Operation: "o"}); err != nil {
+		t.Error(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+	raw, err := g.Evidence(t.Context(), binding().ReportData)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := SNP{accepting{}}.Verify(t.Context(), raw, binding())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log, _ := c.Values["uefi_event_logs"].([]any); len(log) != 1 {
+		t.Errorf("%+v", c.Values)
+	}
+	if _, err := (SNP{accepting{}}).Verify(t.Context(), raw, as.Binding{ReportData: []byte("another")}); !errors.Is(err, as.ErrEvidence) {
+		t.Errorf("for another session: %v", err)
+	}
+}
+
+// vcek is Azure's metadata service.
+type vcek struct{}
+
+func (vcek) VCEK(context.Context) ([]byte, error)            { return []byte("vcek"), nil }
+func (vcek) TDQuote(context.Context, []byte) ([]byte, error) { return nil, errors.ErrUnsupported }
+
+func TestRealEvidenceVerifiesAndEachChangeIsNoticed(t *testing.T) {
 	t.Parallel()
 	reports, err := verifysnp.New(verifysnp.Config{Now: now})
 	if err != nil {
@@ -231,7 +295,9 @@ func TestRealEvidenceVerifies(t *testing.T) {
 	}{
 		"az-snp-vtpm/evidence-v2.json": {SNP{reports}, nonce},
 		"az-snp-vtpm/evidence-v1.json": {SNP{reports}, []byte("challenge")},
+		"az-snp-vtpm/evidence-v0.json": {SNP{reports}, []byte("challenge")},
 		"az-tdx-vtpm/evidence-v1.json": {TDX{quotes}, []byte("challenge")},
+		"az-tdx-vtpm/evidence-v0.json": {TDX{quotes}, []byte("challenge")},
 	} {
 		raw := sharedtest.Read(t, "evidence/"+file)
 		if _, err := tc.v.Verify(t.Context(), raw, as.Binding{ReportData: tc.nonce}); err != nil {
@@ -240,6 +306,51 @@ func TestRealEvidenceVerifies(t *testing.T) {
 		if _, err := tc.v.Verify(t.Context(), raw, as.Binding{ReportData: []byte("x")}); !errors.Is(err, as.ErrEvidence) {
 			t.Errorf("%s for another session: %v", file, err)
 		}
+		kind := uint32(azvtpm.SNP)
+		if _, ok := tc.v.(TDX); ok {
+			kind = azvtpm.TDX
+		}
+		e, err := parse(raw, kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Version > 0 {
+			eachChange(t, file, tc.v, e, as.Binding{ReportData: tc.nonce})
+		}
+	}
+}
+
+// eachChange flips a bit in every seventh byte of all that matters.
+func eachChange(t *testing.T, file string, v as.Verifier, e azvtpm.Evidence, b as.Binding) {
+	t.Helper()
+	h, err := azvtpm.ParseHCL(e.HCL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := tdx.ParseQuote(e.TDQuote)
+	if err != nil && e.TDQuote != nil {
+		t.Fatal(err)
+	}
+	fields := map[string][]byte{"signature": e.Quote.Signature, "message": e.Quote.Message, "PCR 0": e.Quote.PCRs[0], "PCR 23": e.Quote.PCRs[23], "variable data": h.VarData}
+	if q != nil {
+		// The start of a quote says what it is and how long; then what is signed.
+		fields["TD quote"] = e.TDQuote[8:len(q.Signed)]
+		fields["report data"] = h.Hardware[tdDataOff:][:tdx.DataSize]
+	} else {
+		fields["hardware report"] = h.Hardware[:0x2A0]
+	}
+	for what, field := range fields {
+		for off := 0; off < len(field); off += 7 {
+			field[off] ^= 1
+			raw, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.Verify(t.Context(), raw, b); !errors.Is(err, as.ErrEvidence) {
+				t.Errorf("%s: %s, byte %d: %v", file, what, off, err)
+			}
+			field[off] ^= 1
+		}
 	}
 }
 
@@ -247,6 +358,9 @@ func FuzzEvidence(f *testing.F) {
 	f.Add([]byte(`{"version":2,"tpm_quote":{"signature":"00","message":"ff544347","pcrs":["00"]},"hcl_report":"SENMQQ==","vcek":""}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if c, err := (SNP{accepting{}}).Verify(t.Context(), raw, as.Binding{Unbound: true}); err == nil {
+			t.Errorf("accepted: %+v", c)
+		}
+		if c, err := (TDX{accepting{err: errors.New("no quote")}}).Verify(t.Context(), raw, as.Binding{Unbound: true}); err == nil {
 			t.Errorf("accepted: %+v", c)
 		}
 	})
