@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"cocoon/attest/tee/tpm/tpmtest"
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/lock"
 	"cocoon/mkimage/profile"
@@ -45,6 +46,7 @@ func TestGuest(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, string){
 		"the guest finds the machine that it needs":                   guestChecks,
 		"a server gives the machine its network":                      networkFromServer,
+		"a guest attests with the TPM of its machine":                 attestsByTPM,
 		"a crashing guest role ends the machine with its last words":  roleCrashes,
 		"a panicking guest role ends the machine with its last words": rolePanics,
 		"a stop signal to PID 1 stops the guest role first":           stopSignal,
@@ -194,6 +196,22 @@ func guestChecks(t *testing.T, dir string) {
 		t.Errorf("ready after %q", ready[1])
 	}
 	t.Logf("guest role ready after %d ms of guest time", ms)
+}
+
+func attestsByTPM(t *testing.T, dir string) {
+	for _, device := range []string{"tpm-crb", "tpm-tis"} {
+		g := boot(t, dir, vm.Options{
+			Append: []string{"testguest.mode=tpm"},
+			Extra: []string{
+				"-chardev", "socket,id=tpm,path=" + tpmtest.StartControlled(t), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device + ",tpmdev=tpm0",
+			},
+		})
+		expect(t, g, "attestation by the TPM")
+		powersOff(t, g)
+		if !strings.Contains(g.Console(), "PASS attestation by the TPM") {
+			t.Errorf("%s:\n%s", device, g.Console())
+		}
+	}
 }
 
 func roleCrashes(t *testing.T, dir string) {

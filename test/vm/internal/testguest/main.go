@@ -22,7 +22,7 @@ import (
 
 // Words of the kernel command line that steer the checks.
 const (
-	paramMode = "testguest.mode" // checks, crash, panic, stop
+	paramMode = "testguest.mode" // checks, crash, panic, stop, tpm
 	paramPeer = "testguest.peer" // address that answers with a greeting
 )
 
@@ -72,6 +72,8 @@ func guest() int {
 		panic("the guest role panics on request")
 	case "stop":
 		return awaitStop()
+	case "tpm":
+		return report("attestation by the TPM", attestByTPM())
 	}
 	peer, _ := line.Value(paramPeer)
 	return runChecks(peer)
