@@ -38,6 +38,7 @@ const usage = `usage: cocoon attest tee                        which TEE the gue
        cocoon attest evidence [-report-data HEX] its evidence, as JSON
        cocoon attest token                       a token of the key broker, without its key
        cocoon attest eventlog [FILE]             what was measured, and the registers it gives
+       cocoon attest explain [-tee TEE FILE]     what its evidence, or that in a file, claims in words
 
 -socket URI names the attestation agent's socket.
 `
@@ -68,8 +69,8 @@ func Main(ctx context.Context, args []string, s Streams) int {
 
 // options are the flags of all its commands.
 type options struct {
-	socket, reportData string
-	args               []string
+	socket, reportData, tee string
+	args                    []string
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -81,16 +82,19 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.socket, "socket", attest.DefaultSocket, "")
 	f.StringVar(&o.reportData, "report-data", "", "")
+	f.StringVar(&o.tee, "tee", "", "")
 	if err := f.Parse(args[1:]); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	o.args = f.Args()
-	commands := map[string]func(context.Context, options, io.Writer) error{"tee": printTEE, "evidence": printEvidence, "token": printToken, "eventlog": printLog}
+	commands := map[string]func(context.Context, options, io.Writer) error{
+		"tee": printTEE, "evidence": printEvidence, "token": printToken, "eventlog": printLog, "explain": printExplanation,
+	}
 	command, ok := commands[args[0]]
 	if !ok {
 		return fmt.Errorf("%w: there is no command %.32q", errUsage, args[0])
 	}
-	if len(o.args) > 1 || len(o.args) == 1 && args[0] != "eventlog" {
+	if len(o.args) > 1 || len(o.args) == 1 && args[0] != "eventlog" && args[0] != "explain" {
 		return fmt.Errorf("%w: unexpected argument %.64q", errUsage, o.args[len(o.args)-1])
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
