@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"cocoon/trustee/as"
 	"cocoon/trustee/verify/azvtpm"
+	"cocoon/trustee/verify/fetch"
 	"cocoon/trustee/verify/snp"
 	"cocoon/trustee/verify/tdx"
 	"cocoon/trustee/verify/tpm"
@@ -37,20 +40,36 @@ type Config struct {
 	Now func() time.Time
 }
 
-// fetchTimeout bounds one question to a service of a vendor.
-const fetchTimeout = 20 * time.Second
+const (
+	// fetchTimeout bounds one question to a service of a vendor.
+	fetchTimeout = 20 * time.Second
+
+	// How often a service is asked: evidence of a processor that nobody knows
+	// yet, which strangers can send, has it asked.
+	asksPerSecond = 2
+	askBurst      = 60
+)
+
+// newClient returns a client for one service. A proxy of the operator's network
+// may be needed to reach it.
+func newClient() *http.Client {
+	base := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: fetchTimeout, IdleConnTimeout: fetchTimeout}
+	return &http.Client{
+		Timeout:   fetchTimeout,
+		Transport: fetch.Limited{Base: base, Limit: rate.NewLimiter(asksPerSecond, askBurst)},
+	}
+}
 
 // New returns the verifiers by name of the TEE.
 func New(cfg Config) (map[string]as.Verifier, error) {
-	client := &http.Client{Timeout: fetchTimeout}
 	var sources []snp.Source
 	if cfg.SNPCerts != "" {
 		sources = append(sources, snp.Folder(cfg.SNPCerts))
 	}
 	if cfg.SNPKeyService != "" {
-		sources = append(sources, snp.KDS{URL: cfg.SNPKeyService, Client: client, Cache: snp.Folder(cfg.SNPCerts)})
+		sources = append(sources, snp.KDS{URL: cfg.SNPKeyService, Client: newClient()})
 	}
-	v, err := snp.New(snp.Config{Sources: sources, Now: cfg.Now})
+	v, err := snp.New(snp.Config{Sources: sources, Kept: snp.Folder(cfg.SNPCerts), Now: cfg.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +78,11 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 		collateral = append(collateral, tdx.Folder(cfg.TDXCollateral))
 	}
 	if cfg.TDXService != "" {
-		collateral = append(collateral, tdx.PCS{URL: cfg.TDXService, Client: client})
+		service := tdx.PCS{URL: cfg.TDXService, Client: newClient()}
+		if cfg.TDXService == tdx.DefaultPCS {
+			service.RootCRL = tdx.RootCRL
+		}
+		collateral = append(collateral, tdx.NewCache(service, cfg.Now))
 	}
 	quotes, err := tdx.New(tdx.Config{Sources: collateral, Now: cfg.Now})
 	if err != nil {

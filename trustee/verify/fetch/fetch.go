@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"golang.org/x/time/rate"
+
 	"cocoon/internal/bounded"
 )
 
@@ -22,6 +24,28 @@ var ErrNotFound = errors.New("not found")
 // ErrLater is returned where asking again may help: the service could not be
 // reached, is busy (429) or failed (5xx).
 var ErrLater = errors.New("the service does not serve now")
+
+// ErrBusy is returned for a question that would be one too many.
+var ErrBusy = errors.New("the service is asked too often, some evidence has to wait")
+
+// Limited is a transport for a service that anybody who sends evidence can have
+// asked: it asks only so often, and refuses the rest at once.
+type Limited struct {
+	Base  http.RoundTripper
+	Limit *rate.Limiter
+}
+
+// RoundTrip implements http.RoundTripper.
+func (l Limited) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !l.Limit.Allow() {
+		err := ErrBusy
+		if r.Body != nil {
+			err = errors.Join(err, r.Body.Close())
+		}
+		return nil, err
+	}
+	return l.Base.RoundTrip(r)
+}
 
 // Get returns the body, of at most limit bytes, and the header of the answer.
 func Get(ctx context.Context, c *http.Client, address string, limit int64) (_ []byte, _ http.Header, err error) {

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+
+	"golang.org/x/time/rate"
 
 	"cocoon/internal/bounded"
 )
@@ -44,5 +47,27 @@ func TestAnAnswerIsBoundedAndItsFailuresAreToldApart(t *testing.T) {
 	}
 	if _, _, err := Get(t.Context(), http.DefaultClient, ":", limit); err == nil {
 		t.Error("an address that is none was asked")
+	}
+}
+
+func TestAServiceIsAskedOnlySoOften(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }))
+	defer server.Close()
+	client := server.Client()
+	client.Transport = Limited{Base: client.Transport, Limit: rate.NewLimiter(0, 2)}
+	for i := range 4 {
+		_, _, err := Get(t.Context(), client, server.URL, 1)
+		if i < 2 && err != nil || i >= 2 && !errors.Is(err, ErrBusy) {
+			t.Errorf("question %d: %v", i, err)
+		}
+	}
+	resp, err := client.Post(server.URL, "text/plain", strings.NewReader("x")) //nolint:noctx // it is not sent
+	if !errors.Is(err, ErrBusy) {
+		t.Errorf("one with a body: %v, %v", resp, err)
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
 	}
 }

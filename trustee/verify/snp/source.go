@@ -59,8 +59,8 @@ func (k Key) query() string {
 	return q + fmt.Sprintf("blSPL=%02d&teeSPL=%02d&snpSPL=%02d&ucodeSPL=%02d", k.TCB.Bootloader, k.TCB.TEE, k.TCB.SNP, k.TCB.Microcode)
 }
 
-// Folder is a Source on files: <dir>/<hwid>/<level>.der, as a KDS with this
-// folder as its cache leaves them, or <dir>/<hwid>/vcek.der put there by hand.
+// Folder is a Source on files: <dir>/<hwid>/<level>.der, as a Verifier
+// keeps them, or <dir>/<hwid>/vcek.der put there by hand.
 type Folder string
 
 func (d Folder) path(k Key) string {
@@ -100,12 +100,10 @@ func (d Folder) keep(k Key, der []byte) error {
 	return nil
 }
 
-// KDS is a Source that asks AMD's service, which turns busy clients away, and
-// keeps what it got.
+// KDS is a Source that asks AMD's service, which turns busy clients away.
 type KDS struct {
 	URL    string // DefaultKDS, or a mirror
 	Client *http.Client
-	Cache  Folder        // "" keeps nothing
 	Wait   time.Duration // before the service is asked again; 0 means 2 s
 }
 
@@ -121,11 +119,6 @@ func (s KDS) VCEK(ctx context.Context, k Key) ([]byte, error) {
 	}
 	for try := 1; ; try++ {
 		der, err := s.fetch(ctx, address+"?"+k.query())
-		if err == nil && s.Cache != "" {
-			if err := s.Cache.keep(k, der); err != nil {
-				return nil, fmt.Errorf("keep a VCEK: %w", err)
-			}
-		}
 		if err == nil || !errors.Is(err, fetch.ErrLater) || try == kdsTries {
 			return der, err
 		}

@@ -37,6 +37,9 @@ type Config struct {
 	// Sources are asked in order. With none, evidence has to bring the
 	// certificate.
 	Sources []Source
+	// Kept is where certificates that a source gave and that hold are kept; ""
+	// keeps none.
+	Kept Folder
 	// Now is the time at which certificates have to be valid.
 	Now func() time.Time
 }
@@ -115,9 +118,29 @@ func (v *Verifier) VerifyReport(ctx context.Context, r *snp.Report, certs []snp.
 	if r.VMPL() != 0 {
 		return fmt.Errorf("report is of privilege level VMPL %d, want 0", r.VMPL())
 	}
-	vek, err := v.signer(ctx, r, product, certs)
+	kind := snp.VCEK
+	if r.SignedByVLEK() {
+		kind = snp.VLEK
+	}
+	for _, c := range certs {
+		if c.Kind == kind {
+			return v.checkBy(kind, c.Data, r, product)
+		}
+	}
+	if certs != nil {
+		return fmt.Errorf("cert_chain has no %s, which has signed", kind)
+	}
+	if kind == snp.VLEK {
+		return errors.New("the evidence lacks its VLEK, which nobody but its provider has")
+	}
+	return v.checkByLookup(ctx, r, product)
+}
+
+// checkBy checks the report by the certificate der.
+func (v *Verifier) checkBy(kind string, der []byte, r *snp.Report, product snp.Product) error {
+	vek, err := x509.ParseCertificate(der)
 	if err != nil {
-		return err
+		return fmt.Errorf("parse %s: %w", kind, err)
 	}
 	if err := v.checkSigner(vek, r, product); err != nil {
 		return err
@@ -128,45 +151,38 @@ func (v *Verifier) VerifyReport(ctx context.Context, r *snp.Report, certs []snp.
 	return nil
 }
 
-// signer returns the certificate of the key that has signed.
-func (v *Verifier) signer(ctx context.Context, r *snp.Report, product snp.Product, certs []snp.Cert) (*x509.Certificate, error) {
-	kind := snp.VCEK
-	if r.SignedByVLEK() {
-		kind = snp.VLEK
-	}
-	for _, c := range certs {
-		if c.Kind == kind {
-			return parse(kind, c.Data)
-		}
-	}
-	if certs != nil {
-		return nil, fmt.Errorf("cert_chain has no %s, which has signed", kind)
-	}
-	if kind == snp.VLEK {
-		return nil, errors.New("the evidence lacks its VLEK, which nobody but its provider has")
-	}
+// checkByLookup checks the report by what the sources have. What one has that
+// does not hold, as after an update of the firmware, does not keep the next from
+// being asked.
+func (v *Verifier) checkByLookup(ctx context.Context, r *snp.Report, product snp.Product) error {
 	k := Key{Product: product, HWID: hwid(r.ChipID(), product), TCB: r.ReportedTCB()}
 	if k.masked() {
-		return nil, errors.New("the chip id is masked (MASK_CHIP_ID): the VCEK cannot be looked up")
+		return errors.New("the chip id is masked (MASK_CHIP_ID): the VCEK cannot be looked up")
 	}
 	if len(v.cfg.Sources) == 0 {
-		return nil, errors.New("the evidence lacks its VCEK and there is no source of VCEKs")
+		return errors.New("the evidence lacks its VCEK and there is no source of VCEKs")
 	}
 	var errs []error
 	for _, s := range v.cfg.Sources {
 		der, err := s.VCEK(ctx, k)
 		if err == nil {
-			return parse(kind, der)
+			err = v.checkBy(snp.VCEK, der, r, product)
+		}
+		if err == nil {
+			return v.keep(s, k, der)
 		}
 		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("find the VCEK: %w", errors.Join(errs...))
+	return fmt.Errorf("find the VCEK: %w", errors.Join(errs...))
 }
 
-func parse(kind string, der []byte) (*x509.Certificate, error) {
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("parse %s: %w", kind, err)
+// keep keeps a certificate that holds, unless it comes from there.
+func (v *Verifier) keep(from Source, k Key, der []byte) error {
+	if v.cfg.Kept == "" || from == Source(v.cfg.Kept) {
+		return nil
 	}
-	return c, nil
+	if err := v.cfg.Kept.keep(k, der); err != nil {
+		return fmt.Errorf("keep a VCEK: %w", err)
+	}
+	return nil
 }

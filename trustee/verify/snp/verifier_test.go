@@ -319,7 +319,7 @@ func TestTheKeysOfRealProcessorsAreToldApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"test-vcek.der": "", "test-vcek-invalid-legacy.der": "unknown authority", "test-vcek-invalid-new.der": "unknown authority"} {
-		c, err := parse(snp.VCEK, sharedtest.Read(t, "evidence/snp/"+name))
+		c, err := x509.ParseCertificate(sharedtest.Read(t, "evidence/snp/"+name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +341,7 @@ func TestTheKeysOfRealProcessorsAreToldApart(t *testing.T) {
 	if err := v.VerifyReport(t.Context(), vlek, certs); err == nil || !strings.Contains(err.Error(), "VMPL 1") {
 		t.Errorf("a report of VMPL 1: %v", err)
 	}
-	c, err := parse(snp.VLEK, certs[0].Data)
+	c, err := x509.ParseCertificate(certs[0].Data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,26 +370,70 @@ func TestTheKeyServiceIsAskedOnceAndBounded(t *testing.T) {
 	}))
 	defer server.Close()
 	dir := t.TempDir()
-	s := KDS{URL: server.URL, Client: server.Client(), Cache: Folder(dir), Wait: time.Nanosecond}
-	for range 2 {
-		der, err := s.VCEK(t.Context(), k)
-		if err != nil || string(der) != "der" {
-			t.Fatalf("%q (%v)", der, err)
-		}
-		if der, err = s.Cache.VCEK(t.Context(), k); err != nil || string(der) != "der" {
-			t.Fatalf("kept %q (%v)", der, err)
-		}
+	s, kept := KDS{URL: server.URL, Client: server.Client(), Wait: time.Nanosecond}, Folder(dir)
+	der, err := s.VCEK(t.Context(), k)
+	if err != nil || string(der) != "der" {
+		t.Fatalf("%q (%v)", der, err)
+	}
+	if err := kept.keep(k, der); err != nil {
+		t.Fatal(err)
+	}
+	if der, err = kept.VCEK(t.Context(), k); err != nil || string(der) != "der" {
+		t.Fatalf("kept %q (%v)", der, err)
 	}
 	other := k
 	other.TCB.SNP++
-	if _, err := s.Cache.VCEK(t.Context(), other); !errors.Is(err, ErrNoVCEK) {
+	if _, err := kept.VCEK(t.Context(), other); !errors.Is(err, ErrNoVCEK) {
 		t.Errorf("another level: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, strings.Repeat("09", 64), "vcek.der"), []byte("by hand"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if der, err := s.Cache.VCEK(t.Context(), other); err != nil || string(der) != "by hand" {
+	if der, err := kept.VCEK(t.Context(), other); err != nil || string(der) != "by hand" {
 		t.Errorf("%q (%v)", der, err)
+	}
+}
+
+// answers is a Source that counts.
+type answers struct {
+	der   []byte
+	asked *int
+}
+
+func (a answers) VCEK(context.Context, Key) ([]byte, error) { *a.asked++; return a.der, nil }
+
+func TestOnlyACertificateThatHoldsIsKept(t *testing.T) {
+	t.Parallel()
+	r := milan()
+	a, other := newAMD(t, r.ChipID(), r.ReportedTCB()), newAMD(t, r.ChipID(), r.ReportedTCB())
+	a.sign(t, r)
+	raw := evidence(t, r)
+	kept, asked := Folder(t.TempDir()), 0
+	verifier := func(der []byte) *Verifier {
+		v := a.verifier(t, snp.Milan, kept, answers{der, &asked})
+		v.cfg.Kept = kept
+		return v
+	}
+	for name, der := range map[string][]byte{"rubbish": []byte("x"), "another AMD's": other.vcek.Raw} {
+		if _, err := verifier(der).Verify(t.Context(), raw, binding()); !errors.Is(err, as.ErrEvidence) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	key := Key{Product: snp.Milan, HWID: r.ChipID(), TCB: r.ReportedTCB()}
+	if _, err := kept.VCEK(t.Context(), key); !errors.Is(err, ErrNoVCEK) {
+		t.Fatalf("something was kept: %v", err)
+	}
+	// What does not hold in the folder is replaced.
+	if err := kept.keep(key, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := verifier(a.vcek.Raw).Verify(t.Context(), raw, binding()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if der, err := kept.VCEK(t.Context(), key); err != nil || !bytes.Equal(der, a.vcek.Raw) || asked != 3 {
+		t.Errorf("kept %.20x after %d questions (%v)", der, asked, err)
 	}
 }
 

@@ -4,6 +4,7 @@
 package tdx
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +33,7 @@ type Collateral struct {
 	QEIdentity []byte // JSON with enclaveIdentity and signature
 	Chain      []byte // PEM: certificate of the key that signed both, then the root
 	CRL        []byte // DER: revoked PCKs of the platform's CA
+	RootCRL    []byte // DER: revoked CAs and signers of collateral
 }
 
 // Source finds collateral.
@@ -49,11 +52,13 @@ type opened struct {
 	tcb     pcs.TcbInfo
 	qe      pcs.EnclaveIdentity
 	crl     *x509.RevocationList
+	rootCRL *x509.RevocationList
 	expired bool
 }
 
-// open checks the signatures of collateral.
-func (c *Collateral) open(root [sha256.Size]byte, issuer *x509.Certificate, now time.Time) (*opened, error) {
+// open checks the signatures of collateral, for a platform whose key has the
+// chain pck.
+func (c *Collateral) open(root [sha256.Size]byte, pck []*x509.Certificate, now time.Time) (*opened, error) {
 	chain, err := parseChain(c.Chain)
 	if err != nil {
 		return nil, err
@@ -79,14 +84,40 @@ func (c *Collateral) open(root [sha256.Size]byte, issuer *x509.Certificate, now 
 	if o.tcb.ID != "TDX" || o.qe.ID != "TD_QE" {
 		return nil, fmt.Errorf("collateral of %.32q and %.32q, want that of TDX", o.tcb.ID, o.qe.ID)
 	}
-	if o.crl, err = x509.ParseRevocationList(c.CRL); err != nil {
+	if o.crl, err = revoked(c.CRL, pck[1]); err != nil {
 		return nil, fmt.Errorf("revoked PCKs: %w", err)
 	}
-	if err := o.crl.CheckSignatureFrom(issuer); err != nil {
-		return nil, fmt.Errorf("revoked PCKs: %w", err)
+	if o.rootCRL, err = revoked(c.RootCRL, chain[len(chain)-1]); err != nil {
+		return nil, fmt.Errorf("revoked CAs: %w", err)
 	}
-	o.expired = now.After(o.tcb.NextUpdate) || now.After(o.qe.NextUpdate) || now.After(o.crl.NextUpdate)
+	if err := o.checkCAs(append(slices.Clone(pck), chain...)); err != nil {
+		return nil, err
+	}
+	o.expired = slices.ContainsFunc([]time.Time{o.tcb.NextUpdate, o.qe.NextUpdate, o.crl.NextUpdate, o.rootCRL.NextUpdate}, now.After)
 	return o, nil
+}
+
+func revoked(der []byte, issuer *x509.Certificate) (*x509.RevocationList, error) {
+	l, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, err
+	}
+	return l, l.CheckSignatureFrom(issuer)
+}
+
+// checkCAs refuses a certificate that the root has issued and revoked.
+func (o *opened) checkCAs(all []*x509.Certificate) error {
+	for _, c := range all {
+		if !bytes.Equal(c.RawIssuer, o.rootCRL.RawIssuer) {
+			continue
+		}
+		for _, e := range o.rootCRL.RevokedCertificateEntries {
+			if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
+				return fmt.Errorf("the certificate of %q is revoked", c.Subject.CommonName)
+			}
+		}
+	}
+	return nil
 }
 
 // signedMember decodes a member of a JSON object, over whose exact text the

@@ -91,6 +91,7 @@ type saying struct {
 	fmspc             string
 	signer            string // of the quoting enclave
 	revoked           *big.Int
+	revokedCA         *big.Int
 	by                string // name of the key that signs
 }
 
@@ -127,8 +128,16 @@ func (p intel) collateral(t *testing.T, s saying) *Collateral {
 	if err != nil {
 		t.Fatal(err)
 	}
+	list.RevokedCertificateEntries = nil
+	if s.revokedCA != nil {
+		list.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: s.revokedCA, RevocationTime: now()}}
+	}
+	rootCRL, err := x509.CreateRevocationList(rand.Reader, list, p.cert, p.ca)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &Collateral{
-		TCBInfo: signed("tcbInfo", tcb), QEIdentity: signed("enclaveIdentity", qe), CRL: crl,
+		TCBInfo: signed("tcbInfo", tcb), QEIdentity: signed("enclaveIdentity", qe), CRL: crl, RootCRL: rootCRL,
 		Chain: append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.cert.Raw})...),
 	}
 }
@@ -194,6 +203,10 @@ func TestCollateralThatDoesNotHoldIsRefused(t *testing.T) {
 		"a short signature": {changed(func(c *Collateral) { c.TCBInfo = []byte(`{"tcbInfo":{},"signature":"00"}`) }), nil, "64 bytes"},
 		"no list":           {changed(func(c *Collateral) { c.CRL = nil }), nil, "revoked PCKs"},
 		"a foreign list":    {changed(func(c *Collateral) { c.CRL = other.collateral(t, saying{}).CRL }), nil, "revoked PCKs"},
+		"no root list":      {changed(func(c *Collateral) { c.RootCRL = nil }), nil, "revoked CAs"},
+		"foreign root list": {changed(func(c *Collateral) { c.RootCRL = other.collateral(t, saying{}).RootCRL }), nil, "revoked CAs"},
+		"a revoked CA":      {p.collateral(t, saying{revokedCA: big.NewInt(2)}), nil, `certificate of "PCK" is revoked`},
+		"a revoked signer":  {p.collateral(t, saying{revokedCA: big.NewInt(3)}), nil, `certificate of "Intel SGX TCB Signing" is revoked`},
 		"no chain":          {changed(func(c *Collateral) { c.Chain = nil }), nil, "0 certificates"},
 		"swapped":           {changed(func(c *Collateral) { c.TCBInfo, c.QEIdentity = c.QEIdentity, c.TCBInfo }), nil, "tcbInfo"},
 		"a revoked PCK":     {p.collateral(t, saying{revoked: big.NewInt(2)}), nil, "PCK of the platform is revoked"},
@@ -251,7 +264,7 @@ func TestCollateralComesFromAFolderOrTheService(t *testing.T) {
 		t.Errorf("an empty folder: %v", err)
 	}
 	for i, name := range Folder(dir).names(pf) {
-		if err := os.WriteFile(filepath.Join(dir, name), [][]byte{want.TCBInfo, want.QEIdentity, want.Chain, want.CRL}[i], 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), [][]byte{want.TCBInfo, want.QEIdentity, want.Chain, want.CRL, want.RootCRL}[i], 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -267,11 +280,13 @@ func TestCollateralComesFromAFolderOrTheService(t *testing.T) {
 	mux.HandleFunc("/tdx/certification/v4/tcb", reply(want.TCBInfo))
 	mux.HandleFunc("/tdx/certification/v4/qe/identity", reply(want.QEIdentity))
 	mux.HandleFunc("/sgx/certification/v4/pckcrl", reply(want.CRL))
+	mux.HandleFunc("/sgx/certification/v4/rootcacrl", reply([]byte(hex.EncodeToString(want.RootCRL))))
+	mux.HandleFunc("/root.der", reply(want.RootCRL))
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
-	for name, s := range map[string]Source{"folder": Folder(dir), "service": PCS{URL: server.URL, Client: server.Client()}} {
+	for name, s := range map[string]Source{"folder": Folder(dir), "cache": PCS{URL: server.URL, Client: server.Client()}, "service": PCS{URL: server.URL, Client: server.Client(), RootCRL: server.URL + "/root.der"}} {
 		c, err := s.Collateral(t.Context(), pf)
-		if err != nil || !bytes.Equal(c.TCBInfo, want.TCBInfo) || !bytes.Equal(c.QEIdentity, want.QEIdentity) || !bytes.Equal(c.Chain, want.Chain) || !bytes.Equal(c.CRL, want.CRL) {
+		if err != nil || !bytes.Equal(c.TCBInfo, want.TCBInfo) || !bytes.Equal(c.QEIdentity, want.QEIdentity) || !bytes.Equal(c.Chain, want.Chain) || !bytes.Equal(c.CRL, want.CRL) || !bytes.Equal(c.RootCRL, want.RootCRL) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -173,7 +173,7 @@ func (v *Verifier) standing(ctx context.Context, q *tdx.Quote, s *signature) (ma
 			errs = append(errs, err)
 			continue
 		}
-		o, err := c.open(v.root, s.chain[1], v.now())
+		o, err := c.open(v.root, s.chain, v.now())
 		if err != nil {
 			return nil, fmt.Errorf("collateral: %w", err)
 		}
