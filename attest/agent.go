@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"time"
 
+	"cocoon/attest/cocoas"
 	"cocoon/attest/eventlog"
 	"cocoon/attest/kbs"
 	"cocoon/internal/stage"
@@ -26,6 +27,9 @@ import (
 var (
 	// ErrNoKBS is returned where a key broker is needed and none is configured.
 	ErrNoKBS = errors.New("kbs token config not configured")
+	// ErrNoAS is returned where an attestation service is needed and none is
+	// configured.
+	ErrNoAS = errors.New("coco_as token config not configured")
 	// ErrTokenType is returned for a token type that the agent does not give.
 	ErrTokenType = errors.New("token type not supported")
 	// ErrUnsupported is returned for what the TEE cannot do.
@@ -57,7 +61,8 @@ type Deps struct {
 type Agent struct {
 	cfg  Config
 	deps Deps
-	kbs  *kbs.Client // nil if no key broker is configured
+	kbs  *kbs.Client    // nil if no key broker is configured
+	as   *cocoas.Client // nil if no attestation service is configured
 
 	journal *eventlog.Journal // nil if nothing is measured
 }
@@ -72,8 +77,14 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Agent{cfg: cfg, deps: deps}
-	if cfg.Tokens.CoCoAS != nil {
-		deps.Log.Warn("tokens of type coco_as are not supported, their configuration has no effect")
+	if as := cfg.Tokens.CoCoAS; as != nil {
+		client, err := cocoas.New(cocoas.Config{
+			URL: as.URL, RootCertsPEM: []byte(as.Cert), PinRoots: deps.PinRoots, Timeout: deps.HTTPTimeout, Now: deps.Now,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("configure attestation service: %w", err)
+		}
+		a.as = client
 	}
 	k := cfg.Tokens.KBS
 	if k == nil {
@@ -162,8 +173,12 @@ type kbsToken struct {
 
 // Token returns a token of the given type. Type "kbs" is JSON text with a JWT
 // and the TEE private key that it is bound to; a token is reused until shortly
-// before it expires. The result is secret.
+// before it expires. Type "coco_as" is the JWT of an attestation service about
+// evidence without report data, bound to nothing. The result is secret.
 func (a *Agent) Token(ctx context.Context, tokenType string) ([]byte, error) {
+	if tokenType == "coco_as" {
+		return a.asToken(ctx)
+	}
 	if tokenType != "kbs" {
 		return nil, stage.Errorf(stage.Config, "%w: %.32q", ErrTokenType, tokenType)
 	}
@@ -175,6 +190,17 @@ func (a *Agent) Token(ctx context.Context, tokenType string) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(kbsToken{Token: t.JWT, KeyPEM: string(t.KeyPEM)})
+}
+
+func (a *Agent) asToken(ctx context.Context) ([]byte, error) {
+	if a.as == nil {
+		return nil, stage.Wrap(stage.Config, ErrNoAS)
+	}
+	e, err := a.Evidence(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return a.as.Token(ctx, a.TEE(), e)
 }
 
 // Resource fetches one secret from the key broker; see kbs.Client.Resource.

@@ -138,7 +138,9 @@ func TestTheSocketAnswersForASampleGuest(t *testing.T) {
 	_, err = c.GetToken(ctx, &aapb.GetTokenRequest{TokenType: "kbs"})
 	wantStatus(t, err, codes.Internal, "AA-KBC get token failed", ErrNoKBS.Error())
 	_, err = c.GetToken(ctx, &aapb.GetTokenRequest{TokenType: "coco_as"})
-	wantStatus(t, err, codes.Internal, ErrTokenType.Error(), "coco_as")
+	wantStatus(t, err, codes.Internal, ErrNoAS.Error())
+	_, err = c.GetToken(ctx, &aapb.GetTokenRequest{TokenType: "other"})
+	wantStatus(t, err, codes.Internal, ErrTokenType.Error(), "other")
 }
 
 func TestNoDeviceMeansEmptyDeviceEvidence(t *testing.T) {

@@ -48,7 +48,8 @@ type KBS struct {
 
 // CoCoAS names an attestation service.
 type CoCoAS struct {
-	URL string `toml:"url"`
+	URL  string `toml:"url"`
+	Cert string `toml:"cert"` // PEM text of extra root certificates, which upstream does not have
 }
 
 // EventLog configures runtime measurement.

@@ -8,6 +8,7 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"cocoon/attest"
+	"cocoon/attest/tee/sample"
 	"cocoon/internal/sharedtest"
 	"cocoon/trustee/asapi"
 	"cocoon/trustee/pki"
@@ -275,5 +278,28 @@ func TestAnEvaluationThatCannotBeWrittenDownGivesNoToken(t *testing.T) {
 		says(t, http.StatusInternalServerError, "internal error")
 	if list := p.send(t, http.MethodGet, "/policy", "", b.adminToken(t, 0)); bytes.Contains(list.body, []byte("x_cpu")) {
 		t.Fatalf("the policy was set: %s", list.body)
+	}
+}
+
+func TestAnAttestationAgentGetsTokensOfTheService(t *testing.T) {
+	t.Parallel()
+	b := start(t, nil)
+	agent := must[*attest.Agent](t)(attest.New(
+		attest.Config{Tokens: attest.Tokens{CoCoAS: &attest.CoCoAS{URL: b.rest, Cert: string(b.ca)}}},
+		attest.Deps{Attester: sample.New(), PinRoots: true, Now: b.clock.Now},
+	))
+	defer func() {
+		if err := agent.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	token := must[[]byte](t)(agent.Token(t.Context(), "coco_as"))
+	jws := must[*jose.JSONWebSignature](t)(jose.ParseSignedCompact(string(token), []jose.SignatureAlgorithm{jose.ES256}))
+	claims := string(jws.UnsafePayloadWithoutVerification())
+	if !strings.Contains(claims, `"report_data_compared":false`) || !strings.Contains(claims, `"ear.cocoon.issued-for":"relying-party"`) {
+		t.Errorf("claims %.600s", claims)
+	}
+	if _, err := agent.Token(t.Context(), "kbs"); !errors.Is(err, attest.ErrNoKBS) {
+		t.Errorf("a token of no broker: %v", err)
 	}
 }
