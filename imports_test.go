@@ -55,7 +55,7 @@ var allowed = map[string][]string{
 	},
 	"attest": {
 		"github.com/containerd/ttrpc", "google.golang.org/protobuf", "google.golang.org/grpc", "github.com/BurntSushi/toml",
-		"github.com/go-jose/go-jose", "github.com/gowebpki/jcs", "golang.org/x/sys", "golang.org/x/sync",
+		"github.com/go-jose/go-jose", "github.com/gowebpki/jcs", "golang.org/x/sys", "golang.org/x/sync", "golang.org/x/net",
 	},
 	"attest/tee/tpm": {"github.com/google/go-tpm", "golang.org/x/sys"},
 	"cdh": {

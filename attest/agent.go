@@ -93,6 +93,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	client, err := kbs.New(kbs.Config{
 		URL: k.URL, RootCertsPEM: []byte(k.Cert), PinRoots: deps.PinRoots,
 		TEEKeyAlgorithm: k.TEEKeyAlgorithm, InitData: deps.InitData,
+		Proxy:       kbs.Proxy{HTTPS: k.HTTPSProxy, HTTP: k.HTTPProxy, No: k.NoProxy},
 		HTTPTimeout: deps.HTTPTimeout, Deadline: deps.Deadline,
 		Log: deps.Log, Now: deps.Now,
 	}, a)

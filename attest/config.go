@@ -44,6 +44,10 @@ type KBS struct {
 	URL             string `toml:"url"`
 	Cert            string `toml:"cert"` // PEM text of extra root certificates
 	TEEKeyAlgorithm string `toml:"tee_key_algorithm"`
+	// The proxies to the broker, which upstream takes from the environment.
+	HTTPSProxy string `toml:"https_proxy"`
+	HTTPProxy  string `toml:"http_proxy"`
+	NoProxy    string `toml:"no_proxy"`
 }
 
 // CoCoAS names an attestation service.

@@ -39,6 +39,8 @@ type Config struct {
 	RootCertsPEM []byte
 	// PinRoots trusts RootCertsPEM only.
 	PinRoots bool
+	// Proxy is used where it says so; the environment's is not.
+	Proxy Proxy
 	// TEEKeyAlgorithm is one of the KeyXxx constants; empty means KeyP256.
 	TEEKeyAlgorithm string
 	// InitData is the exact initdata TOML text, empty if there is none.
@@ -78,13 +80,17 @@ func New(cfg Config, ev Evidencer) (*Client, error) {
 	if err != nil {
 		return nil, stage.Wrap(stage.Config, err)
 	}
+	proxy, err := cfg.Proxy.function()
+	if err != nil {
+		return nil, stage.Wrap(stage.Config, err)
+	}
 	cfg = withDefaults(cfg)
 	if base.Scheme == "http" {
 		cfg.Log.Warn("key broker is configured without TLS", "url", base.String())
 	}
 	return &Client{
 		cfg: cfg, base: base, alg: alg, ev: ev,
-		http:   newHTTPClient(cfg, roots),
+		http:   newHTTPClient(cfg, roots, proxy),
 		retry:  newRetrier(cfg.Log),
 		nonces: newNonceMemory(),
 	}, nil

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
 	"time"
 
@@ -34,17 +35,21 @@ type dialer struct {
 	timeout time.Duration
 }
 
-// newHTTPClient returns a client that follows no redirect, asks no proxy and
-// does not inflate compressed answers, whose size a limit could not foresee.
-func newHTTPClient(cfg Config, roots *x509.CertPool) *http.Client {
+// newHTTPClient returns a client that follows no redirect, asks no proxy but the
+// one of the configuration and does not inflate compressed answers, whose size a
+// limit could not foresee.
+func newHTTPClient(cfg Config, roots *x509.CertPool, proxy func(*http.Request) (*url.URL, error)) *http.Client {
 	d := dialer{dial: cfg.DialContext, tls: &tls.Config{
 		RootCAs: roots, MinVersion: tls.VersionTLS12, Time: cfg.Now,
 	}, timeout: cfg.HTTPTimeout / 3}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
+			Proxy:                  proxy,
 			DialContext:            d.plain,
 			DialTLSContext:         d.secure,
+			TLSClientConfig:        d.tls, // inside a proxy's tunnel
+			TLSHandshakeTimeout:    d.timeout,
 			DisableCompression:     true,
 			MaxIdleConns:           maxIdleConns,
 			IdleConnTimeout:        idleTimeout,
