@@ -22,6 +22,8 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+
+	"cocoon/internal/sm3"
 )
 
 // Alg is a digest algorithm as TCG numbers it.
@@ -72,6 +74,8 @@ func (a Alg) New() hash.Hash {
 		return sha512.New384()
 	case SHA512:
 		return sha512.New()
+	case SM3:
+		return sm3.New()
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cocoon/attest/tee/azvtpm"
+	"cocoon/attest/tee/csv"
 	"cocoon/attest/tee/sample"
 	"cocoon/attest/tee/snp"
 	"cocoon/attest/tee/tdx"
@@ -44,6 +45,8 @@ func New(kind Kind, agentLog string) (Attester, error) {
 		return azvtpm.New(azvtpm.SNP, machineTPM(), agentLog), nil
 	case AzTDXVTPM:
 		return azvtpm.New(azvtpm.TDX, machineTPM(), agentLog), nil
+	case CSV:
+		return csv.New(), nil
 	case TPM:
 		return tpm.NewAttester(machineTPM(), tpm.AK, agentLog), nil
 	}
