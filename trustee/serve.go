@@ -70,6 +70,8 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&evidence.SNPCerts, "snp-certs", "", "folder of AMD processors' certificates (default snp-certs in --dir)")
 	f.StringVar(&evidence.SNPKeyService, "snp-kds", snp.DefaultKDS, "AMD's key service or a mirror of it; empty works offline, from --snp-certs")
 	f.StringVar(&evidence.TDXCollateral, "tdx-collateral", "", "folder of Intel's collateral, looked at before --tdx-pcs")
+	f.StringVar(&evidence.CSVCerts, "csv-certs", "", "folder of Hygon's certificates, <serial number>/hsk_cek.cert, looked at before --csv-kds")
+	f.StringVar(&evidence.CSVService, "csv-kds", "", "Hygon's service for certificates, such as https://cert.hygon.cn; empty asks nobody")
 	f.StringVar(&evidence.TPMKeys, "tpm-keys", "", "folder of the attestation keys (*.pub) of plain TPMs that are trusted; none are without")
 	f.StringVar(&evidence.TDXService, "tdx-pcs", tdx.DefaultPCS, "Intel's certification service or a cache of it; empty works offline")
 	f.StringSliceVar(&cfg.TrustedTokens, "trust-tokens", nil, "PEM certificates of further attestation services whose tokens count")

@@ -54,6 +54,7 @@ func references(tee string) []reference {
 			{"policy_abi_minor", "abi_minor", false}, {"policy_single_socket", "single_socket", false}, {"policy_smt_allowed", "smt_allowed", false},
 		},
 		"az-tdx-vtpm": {{"quote.body.mr_td", "mr_td", false}, {"quote.body.xfam", "xfam", false}, {"tpm.pcr11", "tdx_pcr11", false}},
+		"csv":         {{"measure", "csv_measure", false}},
 		"tpm":         {{"pcr11", "tpm_pcr11", false}, {"ak_public", "trusted_aks", false}},
 	}[tee]
 }
@@ -80,6 +81,8 @@ func (a *app) verifyCommand() *cobra.Command {
 	f.StringVar(&o.sources.SNPCerts, "snp-certs", "", "folder of AMD processors' certificates")
 	f.StringVar(&o.sources.SNPKeyService, "snp-kds", "", "AMD's key service, such as "+snp.DefaultKDS+"; empty works offline")
 	f.StringVar(&o.sources.TDXCollateral, "tdx-collateral", "", "folder of Intel's collateral")
+	f.StringVar(&o.sources.CSVCerts, "csv-certs", "", "folder of Hygon's certificates, <serial number>/hsk_cek.cert, looked at before --csv-kds")
+	f.StringVar(&o.sources.CSVService, "csv-kds", "", "Hygon's service for certificates, such as https://cert.hygon.cn; empty asks nobody")
 	f.StringVar(&o.sources.TPMKeys, "tpm-keys", "", "folder of the attestation keys (*.pub) of plain TPMs that are trusted; none are without")
 	f.StringVar(&o.sources.TDXService, "tdx-pcs", "", "Intel's certification service, such as "+tdx.DefaultPCS+"; empty works offline")
 	return c

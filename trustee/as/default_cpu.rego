@@ -228,6 +228,24 @@ reasons contains unlisted(pair[0], pair[1]) if {
 
 reasons contains sprintf("the platform's TCB status is %v, want UpToDate", [az_tdx.tcb_status]) if az_tdx.tcb_status != "UpToDate"
 
+# CSV. The names of its reference values are Cocoon's: Trustee's policy knows
+# nothing of it.
+hardware := 2 if input.csv
+
+executables := 3 if listed("csv_measure", input.csv.measure)
+
+configuration := 2 if input.csv.policy.nodbg == 1
+
+reasons contains unlisted("csv_measure", input.csv.measure) if {
+	input.csv
+	not listed("csv_measure", input.csv.measure)
+}
+
+reasons contains "the guest can be debugged by the host" if {
+	input.csv
+	input.csv.policy.nodbg != 1
+}
+
 # A plain TPM. Its key was trusted by the verifier; nothing is known of the
 # machine around it.
 hardware := 2 if input.tpm
@@ -247,6 +265,8 @@ reasons contains unlisted(pair[0], pair[1]) if {
 known if az_snp
 
 known if az_tdx
+
+known if input.csv
 
 known if input.sample
 

@@ -13,6 +13,7 @@ import (
 
 	"cocoon/trustee/as"
 	"cocoon/trustee/verify/azvtpm"
+	"cocoon/trustee/verify/csv"
 	"cocoon/trustee/verify/fetch"
 	"cocoon/trustee/verify/snp"
 	"cocoon/trustee/verify/tdx"
@@ -33,6 +34,12 @@ type Config struct {
 	// TDXService is the address of Intel's certification service or a cache of
 	// it; "" asks nobody. With neither the standing of a platform is unknown.
 	TDXService string
+	// CSVCerts is a folder of the certificates of Hygon's chips, which is looked
+	// at first; "" has none.
+	CSVCerts string
+	// CSVService is the address of Hygon's service for certificates; "" asks
+	// nobody.
+	CSVService string
 	// TPMKeys is a folder of the keys of plain TPMs that are trusted; "" trusts
 	// none, and there is no verifier for them.
 	TPMKeys string
@@ -88,7 +95,12 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	hygon, err := csv.New(csv.Config{Sources: cfg.csvSources()})
+	if err != nil {
+		return nil, err
+	}
 	all := map[string]as.Verifier{
+		"csv": hygon,
 		"snp": v, "tdx": quotes, "az-snp-vtpm": azvtpm.SNP{Reports: v}, "az-tdx-vtpm": azvtpm.TDX{Quotes: quotes},
 	}
 	if cfg.TPMKeys != "" {
@@ -97,4 +109,15 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 		}
 	}
 	return all, nil
+}
+
+func (cfg Config) csvSources() []csv.Source {
+	var sources []csv.Source
+	if cfg.CSVCerts != "" {
+		sources = append(sources, csv.Folder(cfg.CSVCerts))
+	}
+	if cfg.CSVService != "" {
+		sources = append(sources, csv.KDS{URL: cfg.CSVService, Client: newClient()})
+	}
+	return sources
 }

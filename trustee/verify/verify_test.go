@@ -183,6 +183,29 @@ func TestAPlainTPMIsJudgedByItsKeyAndItsRegisters(t *testing.T) {
 	}
 }
 
+func TestACSVGuestIsJudgedByItsMeasurement(t *testing.T) {
+	t.Parallel()
+	claims := func(nodbg int) map[string]any {
+		return map[string]any{"csv": map[string]any{"measure": "11", "policy": map[string]any{"nodbg": nodbg}}}
+	}
+	good := map[string]any{"csv_measure": []any{"11"}}
+	for name, tc := range map[string]struct {
+		claims, values map[string]any
+		want, reason   string
+	}{
+		"all fit":        {claims(1), good, "322", "[]"},
+		"another image":  {claims(1), map[string]any{"csv_measure": []any{"12"}}, "3322", "is not in reference value csv_measure"},
+		"no values":      {claims(1), nil, "3322", "csv_measure is missing"},
+		"one to look at": {claims(0), good, "3236", "debugged by the host"},
+	} {
+		got := judgeClaims(t, tc.claims, tc.values)
+		text, err := json.Marshal(got["reasons"])
+		if v := number(t, got, "executables") + number(t, got, "hardware") + number(t, got, "configuration"); err != nil || v != tc.want || !strings.Contains(string(text), tc.reason) {
+			t.Errorf("%s: %s with %s (%v), want %s with %q", name, v, text, err, tc.want, tc.reason)
+		}
+	}
+}
+
 func TestAPlainTPMNeedsItsKeyListed(t *testing.T) {
 	t.Parallel()
 	all, err := New(Config{})
