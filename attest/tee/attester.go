@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cocoon/attest/tee/azvtpm"
+	"cocoon/attest/tee/cca"
 	"cocoon/attest/tee/csv"
 	"cocoon/attest/tee/sample"
 	"cocoon/attest/tee/snp"
@@ -49,6 +50,8 @@ func New(kind Kind, agentLog string) (Attester, error) {
 		return csv.New(), nil
 	case TPM:
 		return tpm.NewAttester(machineTPM(), tpm.AK, agentLog), nil
+	case CCA:
+		return cca.New(), nil
 	}
 	return nil, fmt.Errorf("%w %q", ErrNoAttester, kind)
 }
