@@ -7,7 +7,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cocoon/trustee/pki"
+	"cocoon/trustee/rvps/intoto"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -94,6 +97,15 @@ func TestTheOperatorsCommands(t *testing.T) {
 	do("", "reference", "list").want(t, 0, `["1"]`)
 	do("", "reference", "list").want(t, 0, "1.50")
 	do("", "reference", "set", "svn", "text").want(t, 1, "no JSON")
+	do("", "reference", "get", "svn").want(t, 0, "[\"1\"]\n")
+	do("", "reference", "get", "none").want(t, 1, "missing or expired")
+	do("", "reference", "get", "s*").want(t, 2, "wildcard")
+	do("", "reference", "delete", "sv?").want(t, 2, "wildcard")
+	do("", "reference", "set", "s*", "1").want(t, 1, "wildcard")
+	do("\xd9\x01\xf5\xa1\x01\x80", "reference", "import", "-", "--type", "corim").want(t, 1, "no reference value")
+	do("{}", "reference", "import", "-", "--type", "swid").want(t, 1, "want \"sample\"")
+	do(unsigned(t, `{"values":{"imported":[1]}}`), "reference", "import", "-", "--type", "in-toto").want(t, 0, "registered")
+	do("", "reference", "list").want(t, 0, "imported\t")
 	do("", "reference", "delete", "svn").want(t, 0, "")
 	do("", "reference", "delete", "svn").want(t, 1, "not found")
 	do("", "admin-token", "--life", "1m").want(t, 2, "unknown flag")
@@ -103,6 +115,21 @@ func TestTheOperatorsCommands(t *testing.T) {
 		t.Fatalf("the interrupted broker ended with status %d", code)
 	}
 	do("", "resource", "list").want(t, 1, "connect")
+}
+
+// unsigned is an in-toto envelope that nobody signed.
+func unsigned(t *testing.T, predicate string) string {
+	t.Helper()
+	body := fmt.Sprintf(`{"_type":%q,"predicateType":%q,"predicate":%s}`, intoto.StatementType, intoto.PredicateType, predicate)
+	return fmt.Sprintf(`{"payloadType":%q,"payload":%q,"signatures":[]}`, intoto.PayloadType, base64.StdEncoding.EncodeToString([]byte(body)))
+}
+
+func TestABrokerWithBadSignersDoesNotStart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "d")
+	trustee(t, "", "init", dir, "--host", "127.0.0.1").want(t, 0, "made")
+	trustee(t, "", "serve", "--dir", dir, "--listen", "127.0.0.1:0", "--reference-signers", t.TempDir()).want(t, 1, "0 keys")
+	trustee(t, "", "serve", "--dir", dir, "--listen", "127.0.0.1:0", "--reference-signers", dir).want(t, 1, "read signer key")
 }
 
 func TestTheAttestationServiceIsServedWhenAsked(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 
 	"cocoon/trustee/admin"
 	"cocoon/trustee/pki"
+	"cocoon/trustee/rvps/signer"
 	"cocoon/trustee/server"
 	"cocoon/trustee/verify"
 	"cocoon/trustee/verify/snp"
@@ -44,7 +45,7 @@ func (a *app) initCommand() *cobra.Command {
 func (a *app) serveCommand() *cobra.Command {
 	var cfg server.Config
 	var on addresses
-	var level string
+	var level, signers string
 	evidence := verify.Config{}
 	c := &cobra.Command{
 		Use:   "serve --dir DIR",
@@ -57,6 +58,11 @@ func (a *app) serveCommand() *cobra.Command {
 			}
 			if cfg.Verifiers, err = verify.New(evidence); err != nil {
 				return err
+			}
+			if signers != "" {
+				if cfg.Signers, err = signer.Load(signers); err != nil {
+					return err
+				}
 			}
 			return a.serve(ctx, cfg, on, level)
 		}),
@@ -75,6 +81,7 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&evidence.TPMKeys, "tpm-keys", "", "folder of the attestation keys (*.pub) of plain TPMs that are trusted; none are without")
 	f.StringVar(&evidence.TDXService, "tdx-pcs", tdx.DefaultPCS, "Intel's certification service or a cache of it; empty works offline")
 	f.StringSliceVar(&cfg.TrustedTokens, "trust-tokens", nil, "PEM certificates of further attestation services whose tokens count")
+	f.StringVar(&signers, "reference-signers", "", "folder of PEM public keys: CoRIM and in-toto reference values need a signature by one of them")
 	f.StringVar(&cfg.CertFile, "cert", "", "server certificate in PEM, instead of the folder's")
 	f.StringVar(&cfg.KeyFile, "key", "", "key of --cert in PEM")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")

@@ -139,12 +139,20 @@ type ReferenceValue struct {
 	Name       string          `json:"name"`
 	Expiration time.Time       `json:"expiration"`
 	Value      json.RawMessage `json:"value"`
+	// Signer is the SHA-256 of the key that vouched for the value, if one did.
+	Signer string `json:"signer"`
 }
 
 // ReferenceValues lists all values, the expired ones included.
 func (c *Client) ReferenceValues(ctx context.Context) ([]ReferenceValue, error) {
 	var values []ReferenceValue
 	return values, c.get(ctx, "admin/reference-values", &values)
+}
+
+// ReferenceValue returns the JSON of the value name as policies see it; one
+// that has expired is not found.
+func (c *Client) ReferenceValue(ctx context.Context, name string) ([]byte, error) {
+	return c.do(ctx, http.MethodGet, "reference-value/"+url.PathEscape(name), nil)
 }
 
 // DeleteReferenceValue removes the value name.

@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -191,11 +190,11 @@ func (a *API) register(c caller, message string) error {
 	if err := a.operator(c); err != nil {
 		return err
 	}
-	names, err := rvps.Names([]byte(message))
+	names, err := a.ReferenceValues.Names([]byte(message))
 	if err != nil {
 		return problemOf(err, malformed)
 	}
-	if err := a.changed(c, "reference-value-set", strings.Join(names, " ")); err != nil {
+	if err := a.changed(c, "reference-value-set", rvps.Listed(names)); err != nil {
 		return err
 	}
 	return problemOf(a.ReferenceValues.Register([]byte(message)), internal)

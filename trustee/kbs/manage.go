@@ -207,11 +207,11 @@ func (h *Handler) register(w http.ResponseWriter, r *http.Request, _ string) err
 	if err != nil {
 		return err
 	}
-	names, err := rvps.Names(raw)
+	names, err := h.ReferenceValues.Names(raw)
 	if err != nil {
 		return outcome(variantRVPS, err)
 	}
-	if err := h.changed(r, "reference-value-set", strings.Join(names, " ")); err != nil {
+	if err := h.changed(r, "reference-value-set", rvps.Listed(names)); err != nil {
 		return err
 	}
 	if err := h.ReferenceValues.Register(raw); err != nil {
@@ -221,9 +221,15 @@ func (h *Handler) register(w http.ResponseWriter, r *http.Request, _ string) err
 }
 
 func (h *Handler) getReferenceValue(w http.ResponseWriter, _ *http.Request, arg string) error {
+	if arg == "" {
+		return writeJSON(w, h.ReferenceValues.List())
+	}
 	name, err := unescape(arg)
 	if err != nil {
 		return err
+	}
+	if err := rvps.CheckName(name); err != nil {
+		return fail(http.StatusBadRequest, variantRVPS, err)
 	}
 	v, ok := h.ReferenceValues.Query(name)
 	if !ok {

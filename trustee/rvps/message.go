@@ -11,6 +11,10 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"cocoon/trustee/rvps/corim"
+	"cocoon/trustee/rvps/intoto"
+	"cocoon/trustee/rvps/signer"
 )
 
 // MessageVersion is the only version of a message.
@@ -48,31 +52,73 @@ func NewMessage(values map[string]any, expiration time.Time) ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// parseMessage returns the values and, if the sender chose one, the expiration.
-func parseMessage(raw []byte) (map[string]any, time.Time, error) {
+// registration is what a message asks for. Zero times mean no bound.
+type registration struct {
+	values             map[string]any
+	notBefore, expires time.Time
+	signer             string
+}
+
+// NewSignedMessage builds a message of kind, corim or in-toto, around a file as
+// its author signed it.
+func NewSignedMessage(kind string, file []byte) ([]byte, error) {
+	return json.Marshal(message{Version: MessageVersion, Type: kind, Payload: base64.StdEncoding.EncodeToString(file)})
+}
+
+// parseMessage returns what raw asks for. With keys a type that can be signed
+// has to be, by one of them.
+func parseMessage(raw []byte, keys []signer.Key) (*registration, error) {
 	var m message
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, time.Time{}, fmt.Errorf("%w: %w", ErrBadMessage, err)
+		return nil, fmt.Errorf("%w: %w", ErrBadMessage, err)
 	}
 	if m.Version != MessageVersion {
-		return nil, time.Time{}, fmt.Errorf("version %q, want %q: %w", m.Version, MessageVersion, ErrBadMessage)
-	}
-	if m.Type != "sample" {
-		return nil, time.Time{}, fmt.Errorf("type %q, only \"sample\" is supported: %w", m.Type, ErrBadMessage)
+		return nil, fmt.Errorf("version %q, want %q: %w", m.Version, MessageVersion, ErrBadMessage)
 	}
 	payload, err := base64.StdEncoding.DecodeString(m.Payload)
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("payload: %w: %w", ErrBadMessage, err)
+		return nil, fmt.Errorf("payload: %w: %w", ErrBadMessage, err)
 	}
-	values, err := parseValues(payload)
+	reg, err := extract(m.Type, payload, keys)
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("payload: %w: %w", ErrBadMessage, err)
+		return nil, fmt.Errorf("payload: %w: %w", ErrBadMessage, err)
 	}
-	var expires time.Time
-	if m.Expiration != nil {
-		expires = *m.Expiration
+	if err := checkValues(reg.values); err != nil {
+		return nil, fmt.Errorf("payload: %w: %w", ErrBadMessage, err)
 	}
-	return values, expires, nil
+	// The sender may shorten what the author allows, not lengthen it.
+	if m.Expiration != nil && (reg.expires.IsZero() || m.Expiration.Before(reg.expires)) {
+		reg.expires = *m.Expiration
+	}
+	return reg, nil
+}
+
+func extract(kind string, payload []byte, keys []signer.Key) (*registration, error) {
+	switch kind {
+	case "sample":
+		values, err := parseValues(payload)
+		return &registration{values: values}, err
+	case "corim":
+		m, err := corim.Parse(payload, keys)
+		if err != nil {
+			return nil, err
+		}
+		return &registration{values: m.Values, notBefore: m.NotBefore, expires: m.NotAfter, signer: idOf(m.Signer)}, nil
+	case "in-toto":
+		s, err := intoto.Parse(payload, keys)
+		if err != nil {
+			return nil, err
+		}
+		return &registration{values: s.Values, notBefore: s.NotBefore, expires: s.NotAfter, signer: idOf(s.Signer)}, nil
+	}
+	return nil, fmt.Errorf("type %q, want \"sample\", \"corim\" or \"in-toto\"", kind)
+}
+
+func idOf(k *signer.Key) string {
+	if k == nil {
+		return ""
+	}
+	return k.ID
 }
 
 func parseValues(payload []byte) (map[string]any, error) {
@@ -85,26 +131,37 @@ func parseValues(payload []byte) (map[string]any, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("data after the object")
 	}
-	if len(values) == 0 || len(values) > maxNames {
-		return nil, fmt.Errorf("%d values, want 1 to %d", len(values), maxNames)
-	}
-	for name, v := range values {
-		if err := checkName(name); err != nil {
-			return nil, err
-		}
-		if v == nil {
-			return nil, fmt.Errorf("value of %q is null", name)
-		}
-	}
 	return values, nil
 }
 
-func checkName(name string) error {
+func checkValues(values map[string]any) error {
+	if len(values) == 0 || len(values) > maxNames {
+		return fmt.Errorf("%d values, want 1 to %d", len(values), maxNames)
+	}
+	for name, v := range values {
+		if err := CheckName(name); err != nil {
+			return err
+		}
+		if v == nil {
+			return fmt.Errorf("value of %q is null", name)
+		}
+	}
+	return nil
+}
+
+// CheckName refuses names that no value can have. A wildcard is one: it would
+// look as if it stood for several values and never match any. Blanks stand only
+// between other bytes, as in the names of vendors.
+func CheckName(name string) error {
 	if name == "" || len(name) > maxName {
 		return fmt.Errorf("name of %d bytes, want 1 to %d", len(name), maxName)
 	}
 	for i := range len(name) {
-		if c := name[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\\' {
+		c := name[i]
+		if c == '*' || c == '?' {
+			return fmt.Errorf("name %q has the wildcard %q: name one value", name, c)
+		}
+		if blank := c == ' ' && i > 0 && i < len(name)-1; c <= ' ' && !blank || c >= 0x7f || c == '"' || c == '\\' {
 			return fmt.Errorf("name %q has byte %q at %d", name, c, i)
 		}
 	}

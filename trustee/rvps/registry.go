@@ -4,8 +4,10 @@
 // Package rvps keeps reference values: what the measurements of a good guest
 // look like.
 //
-// Values are registered by the operator only. They are queried by attestation
-// policies, for which a value that has expired does not exist. All values lie
+// Values are registered by the operator only, as a plain object, a CoRIM or an
+// in-toto statement. Where the operator named signers the latter two count only
+// with a signature by one of them. Values are queried by attestation policies,
+// for which a value that has expired does not exist. All values lie
 // in one file that is replaced whole.
 package rvps
 
@@ -17,10 +19,13 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"cocoon/trustee/rvps/signer"
 	"cocoon/trustee/store"
 )
 
@@ -30,6 +35,9 @@ const (
 
 	// lifeMonths is how long a value lives unless its sender says otherwise.
 	lifeMonths = 12
+
+	// maxYear is the last that RFC 3339 can write.
+	maxYear = 9999
 )
 
 // Value is one registered reference value.
@@ -38,22 +46,26 @@ type Value struct {
 	Name       string    `json:"name"`
 	Expiration time.Time `json:"expiration"`
 	Value      any       `json:"value"`
+	// Signer is the SHA-256 of the key that vouched for the value, if one did.
+	Signer string `json:"signer,omitempty"`
 }
 
 // Registry holds the values. It is safe for concurrent use; readers never wait
 // for a writer.
 type Registry struct {
-	dir *store.Dir
-	now func() time.Time
+	dir     *store.Dir
+	now     func() time.Time
+	signers []signer.Key
 
 	write  sync.Mutex // one writer at a time, so that no registration is lost
 	values atomic.Pointer[map[string]Value]
 	edits  atomic.Uint64
 }
 
-// Open reads the values kept in dir. now tells the time for expirations.
-func Open(dir *store.Dir, now func() time.Time) (*Registry, error) {
-	r := &Registry{dir: dir, now: now}
+// Open reads the values kept in dir. now tells the time for expirations. With
+// signers, messages of the types that can be signed need the signature of one.
+func Open(dir *store.Dir, now func() time.Time, signers ...signer.Key) (*Registry, error) {
+	r := &Registry{dir: dir, now: now, signers: signers}
 	values := map[string]Value{}
 	raw, err := dir.Read(fileName, maxFile)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -76,19 +88,17 @@ func Open(dir *store.Dir, now func() time.Time) (*Registry, error) {
 // Register stores the values of an RVPS message. A value replaces an older one
 // of the same name; the message is stored whole or not at all.
 func (r *Registry) Register(raw []byte) error {
-	values, expires, err := parseMessage(raw)
+	reg, err := parseMessage(raw, r.signers)
 	if err != nil {
 		return err
 	}
-	if expires.IsZero() {
-		expires = r.now().AddDate(0, lifeMonths, 0)
-	}
-	if !expires.After(r.now()) {
-		return fmt.Errorf("expiration %s is past: %w", expires.Format(time.RFC3339), ErrBadMessage)
+	expires, err := r.window(reg)
+	if err != nil {
+		return err
 	}
 	return r.change(func(all map[string]Value) error {
-		for name, v := range values {
-			all[name] = Value{Version: MessageVersion, Name: name, Expiration: expires.UTC().Truncate(time.Second), Value: v}
+		for name, v := range reg.values {
+			all[name] = Value{Version: MessageVersion, Name: name, Expiration: expires, Value: v, Signer: reg.signer}
 		}
 		if len(all) > maxNames {
 			return fmt.Errorf("more than %d names: %w", maxNames, ErrBadMessage)
@@ -97,13 +107,51 @@ func (r *Registry) Register(raw []byte) error {
 	})
 }
 
-// Names returns the names in an RVPS message, in lexical order.
-func Names(raw []byte) ([]string, error) {
-	values, _, err := parseMessage(raw)
+// window returns when the values of reg expire, or why they do not count at
+// this time.
+func (r *Registry) window(reg *registration) (time.Time, error) {
+	now, expires := r.now(), reg.expires
+	if expires.IsZero() {
+		expires = now.AddDate(0, lifeMonths, 0)
+	}
+	if !expires.After(now) {
+		return time.Time{}, fmt.Errorf("expiration %s is past, it is %s: %w", rfc3339(expires), rfc3339(now), ErrBadMessage)
+	}
+	if reg.notBefore.After(now) {
+		return time.Time{}, fmt.Errorf("not valid before %s, it is %s: %w", rfc3339(reg.notBefore), rfc3339(now), ErrBadMessage)
+	}
+	if y := expires.UTC().Year(); y > maxYear {
+		return time.Time{}, fmt.Errorf("expiration in the year %d, at most %d: %w", y, maxYear, ErrBadMessage)
+	}
+	return expires.UTC().Truncate(time.Second), nil
+}
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Names returns the names in an RVPS message that could be registered, in
+// lexical order.
+func (r *Registry) Names(raw []byte) ([]string, error) {
+	reg, err := parseMessage(raw, r.signers)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Sorted(maps.Keys(values)), nil
+	if _, err := r.window(reg); err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(reg.values)), nil
+}
+
+// Listed writes names in one line; one with a blank in it is quoted, so that it
+// does not look like two.
+func Listed(names []string) string {
+	list := make([]string, 0, len(names))
+	for _, n := range names {
+		if strings.Contains(n, " ") {
+			n = strconv.Quote(n)
+		}
+		list = append(list, n)
+	}
+	return strings.Join(list, " ")
 }
 
 // Delete removes the value name, or returns store.ErrNotFound.

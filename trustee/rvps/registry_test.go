@@ -118,6 +118,9 @@ func TestMessagesThatAreRefusedChangeNothing(t *testing.T) {
 		"too many":  newMessage(t, many, time.Time{}),
 		"long name": newMessage(t, map[string]any{strings.Repeat("n", maxName+1): 1}, time.Time{}),
 		"no name":   newMessage(t, map[string]any{"": 1}, time.Time{}),
+		"wildcard":  newMessage(t, map[string]any{"snp_*": 1}, time.Time{}),
+		"question":  newMessage(t, map[string]any{"snp?": 1}, time.Time{}),
+		"blank end": newMessage(t, map[string]any{"snp ": 1}, time.Time{}),
 		"odd name":  newMessage(t, map[string]any{"a\n": 1}, time.Time{}),
 		"one bad":   newMessage(t, map[string]any{"good": 1, "bad": nil}, time.Time{}),
 		"past":      newMessage(t, map[string]any{"a": 1}, c.t),
@@ -192,20 +195,20 @@ func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`{"version":"0.1.0","type":"sample","payload":"e30="}`))
 	f.Add([]byte(`{"version":"0.1.0","type":"sample","payload":"e30=","expiration":"x"}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		values, expires, err := parseMessage(raw)
+		reg, err := parseMessage(raw, nil)
 		if err != nil {
 			if !errors.Is(err, ErrBadMessage) {
 				t.Fatalf("error %v is not ErrBadMessage", err)
 			}
 			return
 		}
-		again, err := NewMessage(values, expires)
+		again, err := NewMessage(reg.values, reg.expires)
 		if err != nil {
 			t.Skip("an expiration that no RFC 3339 text has")
 		}
-		back, _, err := parseMessage(again)
-		if err != nil || len(back) != len(values) {
-			t.Fatalf("%d values came back as %d: %v", len(values), len(back), err)
+		back, err := parseMessage(again, nil)
+		if err != nil || len(back.values) != len(reg.values) {
+			t.Fatalf("%d values came back otherwise: %v", len(reg.values), err)
 		}
 	})
 }

@@ -65,6 +65,7 @@ func TestOnlyTheOperatorAdministers(t *testing.T) {
 		{method: http.MethodPost, path: "/kbs/v0/attestation-policy", body: []byte(`{}`)},
 		{method: http.MethodPost, path: "/kbs/v0/reference-value", body: []byte(`{}`)},
 		{method: http.MethodGet, path: "/kbs/v0/reference-value/svn"},
+		{method: http.MethodGet, path: "/kbs/v0/reference-value"},
 		{method: http.MethodGet, path: "/kbs/v0/admin/resources"},
 		{method: http.MethodGet, path: "/kbs/v0/admin/resource/default/key/1"},
 		{method: http.MethodGet, path: "/kbs/v0/admin/resource-policy"},
@@ -239,6 +240,12 @@ func TestTheOperatorManagesReferenceValues(t *testing.T) {
 	}
 	a = g.send(t, request{method: http.MethodGet, path: "/kbs/v0/reference-value/none", bearer: b.adminToken(t, 0)})
 	a.want(t, http.StatusNotFound, "RvpsError", "missing")
+	a = g.send(t, request{method: http.MethodGet, path: "/kbs/v0/reference-value", bearer: b.adminToken(t, 0)})
+	if a.status != http.StatusOK || !strings.Contains(string(a.body), `"name":"rvps:///ns/x:1"`) {
+		t.Errorf("list answers %d %s", a.status, a.body)
+	}
+	a = g.send(t, request{method: http.MethodGet, path: "/kbs/v0/reference-value/a%2A", bearer: b.adminToken(t, 0)})
+	a.want(t, http.StatusBadRequest, "RvpsError", "wildcard")
 	past := must[[]byte](t)(rvps.NewMessage(map[string]any{"x": 1}, time.Now().Add(-time.Hour)))
 	for name, body := range map[string][]byte{
 		"empty":           nil,
@@ -247,7 +254,7 @@ func TestTheOperatorManagesReferenceValues(t *testing.T) {
 		"no base64":       []byte(`{"version":"0.1.0","type":"sample","payload":"%"}`),
 		"no values":       []byte(`{"version":"0.1.0","type":"sample","payload":"e30="}`),
 		"null value":      []byte(`{"version":"0.1.0","type":"sample","payload":"` + base64.StdEncoding.EncodeToString([]byte(`{"x":null}`)) + `"}`),
-		"name with space": []byte(`{"version":"0.1.0","type":"sample","payload":"` + base64.StdEncoding.EncodeToString([]byte(`{"a b":1}`)) + `"}`),
+		"name with space": []byte(`{"version":"0.1.0","type":"sample","payload":"` + base64.StdEncoding.EncodeToString([]byte(`{" a":1}`)) + `"}`),
 		"past":            past,
 	} {
 		if err := b.admin.RegisterReferenceValues(ctx, body); err == nil {

@@ -25,6 +25,7 @@ import (
 	"cocoon/trustee/pki"
 	"cocoon/trustee/policy"
 	"cocoon/trustee/rvps"
+	"cocoon/trustee/rvps/signer"
 	"cocoon/trustee/store"
 	"cocoon/trustee/token"
 )
@@ -57,6 +58,9 @@ type Config struct {
 	// TrustedTokens are files with PEM certificates of further attestation
 	// services whose tokens are accepted.
 	TrustedTokens []string
+	// Signers may vouch for reference values. With any, a CoRIM or in-toto
+	// statement that none of them signed is refused.
+	Signers []signer.Key
 	// MaxSessions bounds the handshakes kept; 0 means 4096.
 	MaxSessions int
 	// MaxConns bounds the open connections of each interface; 0 means 1024.
@@ -161,7 +165,7 @@ func (s *Server) open() error {
 	if err != nil {
 		return err
 	}
-	if d.ReferenceValues, err = rvps.Open(values, s.cfg.Now); err != nil {
+	if d.ReferenceValues, err = rvps.Open(values, s.cfg.Now, s.cfg.Signers...); err != nil {
 		return err
 	}
 	raw, err := os.ReadFile(filepath.Join(s.cfg.Dir, pki.AdminPub))
