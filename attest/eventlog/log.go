@@ -249,6 +249,18 @@ func (l *Log) Replay(a Alg) (map[uint32][]byte, error) {
 	return values, nil
 }
 
+// Only returns an error for an event of a register outside first to last: no
+// comparison of registers would say anything about it. Events that extend
+// nothing may have any.
+func (l *Log) Only(first, last uint32) error {
+	for i, e := range l.Events {
+		if e.Type != EvNoAction && (e.Register < first || e.Register > last) {
+			return fmt.Errorf("%w: event %d is of register %d, want %d to %d", ErrLog, i, e.Register, first, last)
+		}
+	}
+	return nil
+}
+
 // reader takes little-endian numbers. After the first that is not there it
 // gives zeros and keeps the error.
 type reader struct {

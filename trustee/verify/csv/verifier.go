@@ -188,6 +188,9 @@ func replay(r *csv.Report, raw []byte) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.Only(1, 4); err != nil {
+		return nil, err
+	}
 	sums, err := l.Replay(eventlog.SM3)
 	if err != nil {
 		return nil, err

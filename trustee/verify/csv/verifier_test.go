@@ -234,6 +234,12 @@ func TestWhatTheChainDoesNotCoverIsRefused(t *testing.T) {
 		"a log that lies": {with(2, func(e *csv.Evidence) {
 			e.EventLog = log(t, eventlog.Entry{Domain: "d", Operation: "o"}.Event(3, eventlog.SM3))
 		}), binding(), "RTMR3 is 0000"},
+		"an event of RTMR 0": {with(2, func(e *csv.Evidence) {
+			e.EventLog = log(t, eventlog.Entry{Domain: "d", Operation: "o"}.Event(0, eventlog.SM3))
+		}), binding(), "register 0"},
+		"an event of no RTMR": {with(2, func(e *csv.Evidence) {
+			e.EventLog = log(t, eventlog.Entry{Domain: "d", Operation: "o"}.Event(5, eventlog.SM3))
+		}), binding(), "register 5"},
 		"rubbish as log": {with(2, func(e *csv.Evidence) { e.EventLog = []byte("x") }), binding(), "event log"},
 	} {
 		c, err := h.verifier(t).Verify(t.Context(), tc.raw, tc.b)

@@ -219,6 +219,9 @@ func replay(q *tdx.Quote, raw []byte) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.Only(1, 4); err != nil {
+		return nil, err
+	}
 	sums, err := l.Replay(eventlog.SHA384)
 	if err != nil {
 		return nil, err

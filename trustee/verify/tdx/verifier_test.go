@@ -200,6 +200,13 @@ func TestQuotesThatDoNotHoldAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	invented := func(register uint32) []byte {
+		log, err := eventlog.Join(nil, eventlog.Entry{Domain: "d", Operation: "o"}.Event(register, eventlog.SHA384).Append(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return log
+	}
 	for name, tc := range map[string]struct {
 		v    *Verifier
 		raw  json.RawMessage
@@ -225,6 +232,8 @@ func TestQuotesThatDoNotHoldAreRefused(t *testing.T) {
 		"another session":         {v, evidence(t, good, nil), as.Binding{ReportData: []byte("x")}, "not the digest of this session"},
 		"other init data":         {v, evidence(t, good, nil), as.Binding{ReportData: []byte("report data"), InitData: []byte("x")}, "launched with the init data digest"},
 		"a log that lies":         {v, evidence(t, good, logged), binding(), "RTMR3 is 0000"},
+		"an event of none":        {v, evidence(t, good, invented(0)), binding(), "register 0"},
+		"an event of no RTMR":     {v, evidence(t, good, invented(5)), binding(), "register 5"},
 		"rubbish as log":          {v, evidence(t, good, []byte("x")), binding(), "invalid event log"},
 		"registers unlogged":      {v, evidence(t, p.quote(t, 4, []byte{1}, nil), logged), binding(), "RTMR3 is 0100"},
 	} {
