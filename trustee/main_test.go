@@ -7,7 +7,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +59,7 @@ func (o outcome) want(t *testing.T, code int, part string) {
 
 // serving runs the broker by its command line and returns the flags of the
 // administration commands, and how to end it.
-func serving(t *testing.T) (flags []string, stop func() int) {
+func serving(t *testing.T, extra ...string) (flags []string, stop func() int) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "d")
 	trustee(t, "", "init", dir, "--host", "127.0.0.1").want(t, 0, "made")
@@ -63,8 +68,8 @@ func serving(t *testing.T) (flags []string, stop func() int) {
 	done := make(chan int, 1)
 	go func() {
 		a := &app{in: strings.NewReader(""), out: w, errs: io.Discard}
-		done <- a.run(ctx, []string{"serve", "--dir", dir, "--listen", "127.0.0.1:0"})
-		_ = w.Close()
+		done <- a.run(ctx, append([]string{"serve", "--dir", dir, "--listen", "127.0.0.1:0"}, extra...))
+		w.CloseWithError(io.EOF) //nolint:errcheck // it never fails
 	}()
 	line, err := bufio.NewReader(r).ReadString('\n')
 	url, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
@@ -124,6 +129,45 @@ func unsigned(t *testing.T, predicate string) string {
 	return fmt.Sprintf(`{"payloadType":%q,"payload":%q,"signatures":[]}`, intoto.PayloadType, base64.StdEncoding.EncodeToString([]byte(body)))
 }
 
+func TestABrokerWithSignersTakesWhatTheySigned(t *testing.T) {
+	t.Parallel()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := t.TempDir()
+	if err := os.WriteFile(filepath.Join(keys, "builder.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags, stop := serving(t, "--reference-signers", keys)
+	do := func(in string) outcome {
+		return trustee(t, in, append([]string{"reference", "import", "-", "--type", "in-toto"}, flags...)...)
+	}
+	envelope := unsigned(t, `{"values":{"launch":["11"]},"expires":"2099-01-01T00:00:00Z"}`)
+	do(envelope).want(t, 1, "no valid signature")
+	var e struct{ PayloadType, Payload string }
+	if err := json.Unmarshal([]byte(envelope), &e); err != nil {
+		t.Fatal(err)
+	}
+	body, err := base64.StdEncoding.DecodeString(e.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig := ed25519.Sign(private, fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(body), body))
+	signed := strings.Replace(envelope, `"signatures":[]`, fmt.Sprintf(`"signatures":[{"sig":%q}]`, base64.StdEncoding.EncodeToString(sig)), 1)
+	do(signed).want(t, 0, "registered")
+	trustee(t, "", append([]string{"reference", "list"}, flags...)...).want(t, 0, "2099-01-01")
+	sig[0] ^= 1
+	do(strings.Replace(envelope, `"signatures":[]`, fmt.Sprintf(`"signatures":[{"sig":%q}]`, base64.StdEncoding.EncodeToString(sig)), 1)).want(t, 1, "no valid signature")
+	if code := stop(); code != 0 {
+		t.Errorf("the interrupted broker ended with status %d", code)
+	}
+}
+
 func TestABrokerWithBadSignersDoesNotStart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "d")
@@ -144,7 +188,7 @@ func TestTheAttestationServiceIsServedWhenAsked(t *testing.T) {
 	go func() {
 		a := &app{in: strings.NewReader(""), out: w, errs: io.Discard}
 		done <- a.run(ctx, []string{"serve", "--dir", dir, "--listen", "127.0.0.1:0", "--as-listen", "127.0.0.1:0", "--as-grpc-listen", "127.0.0.1:0"})
-		_ = w.Close()
+		w.CloseWithError(io.EOF) //nolint:errcheck // it never fails
 	}()
 	lines := bufio.NewReader(r)
 	for _, want := range []string{"listening on https://", "attestation service listening on https://", "attestation service by gRPC listening on https://"} {

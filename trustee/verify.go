@@ -74,7 +74,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		RunE:  a.do(func(ctx context.Context, args []string) error { return a.verify(ctx, o, args[0]) }),
 	}
 	f := c.Flags()
-	f.StringVar(&o.tee, "tee", "", "kind of the TEE: snp, tdx, az-snp-vtpm or az-tdx-vtpm (default: what the evidence looks like)")
+	f.StringVar(&o.tee, "tee", "", "kind of the TEE: snp, tdx, az-snp-vtpm, az-tdx-vtpm, csv or tpm (default: what the evidence looks like)")
 	f.StringVar(&o.values, "reference", "", "JSON file of reference values, an object of name to value")
 	f.StringVar(&o.reportData, "report-data", "", "digest in hexadecimal that the evidence must contain; without it nothing tells whom it is about")
 	f.StringVar(&o.at, "at", "", "time at which certificates must be valid, as 2006-01-02T15:04:05Z (default now)")
@@ -138,7 +138,10 @@ func teeOf(raw []byte) string {
 	if json.Unmarshal(raw, &e) != nil {
 		return ""
 	}
-	for _, kind := range [][2]string{{"attestation_report", "snp"}, {"quote", "tdx"}, {"td_quote", "az-tdx-vtpm"}, {"vcek", "az-snp-vtpm"}} {
+	// The first that fits: some evidence has the members of others and more.
+	for _, kind := range [][2]string{
+		{"serial_number", "csv"}, {"ak_public", "tpm"}, {"td_quote", "az-tdx-vtpm"}, {"vcek", "az-snp-vtpm"}, {"attestation_report", "snp"}, {"quote", "tdx"},
+	} {
 		if _, ok := e[kind[0]]; ok {
 			return kind[1]
 		}

@@ -103,3 +103,21 @@ func TestAReferenceValueOfAnotherKindDoesNotFit(t *testing.T) {
 		t.Error("a missing value fits")
 	}
 }
+
+func TestEvidenceIsToldApartByItsMembers(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		`{"attestation_report":{},"cert_chain":null}`:                  "snp",
+		`{"quote":"","cc_eventlog":null}`:                              "tdx",
+		`{"version":2,"tpm_quote":{},"hcl_report":"","vcek":""}`:       "az-snp-vtpm",
+		`{"quote":{},"report":[],"vcek":""}`:                           "az-snp-vtpm",
+		`{"tpm_quote":{},"hcl_report":[],"td_quote":[]}`:               "az-tdx-vtpm",
+		`{"attestation_report":{},"cert_chain":{},"serial_number":[]}`: "csv",
+		`{"tpm_quote":{},"ak_public":""}`:                              "tpm",
+		`{"token":[]}`:                                                 "", `{}`: "", `[]`: "", `x`: "",
+	} {
+		if got := teeOf([]byte(raw)); got != want {
+			t.Errorf("%s looks like %q, want %q", raw, got, want)
+		}
+	}
+}

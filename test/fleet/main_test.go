@@ -96,7 +96,9 @@ func start(t testing.TB, dir string) *broker {
 	b := &broker{dir: dir, cmd: cmd}
 	t.Cleanup(func() {
 		if cmd.ProcessState == nil {
-			_ = b.end(syscall.SIGKILL)
+			if err := b.end(syscall.SIGKILL); !killed(err) {
+				t.Errorf("end the broker: %v", err)
+			}
 		}
 	})
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -131,4 +133,11 @@ func (b *broker) peak(t testing.TB) int {
 	}
 	t.Fatal("no VmHWM")
 	return 0
+}
+
+// killed tells whether a program ended by the signal that it was sent, or had
+// ended before.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	return err == nil || errors.Is(err, os.ErrProcessDone) || errors.As(err, &exit)
 }

@@ -234,7 +234,12 @@ hardware := 2 if input.csv
 
 executables := 3 if listed("csv_measure", input.csv.measure)
 
-configuration := 2 if input.csv.policy.nodbg == 1
+# Older reports are signed under a mask that is not: their policy says something
+# only beside a measurement that is right.
+configuration := 2 if {
+	input.csv.policy.nodbg == 1
+	listed("csv_measure", input.csv.measure)
+}
 
 reasons contains unlisted("csv_measure", input.csv.measure) if {
 	input.csv

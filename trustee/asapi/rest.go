@@ -65,8 +65,7 @@ func (a *API) answering(h func(*http.Request) (reply, error)) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.WriteHeader(status)
-		// An error here means that the client is gone; the status is sent.
-		_, _ = w.Write(out.body)
+		w.Write(out.body) //nolint:errcheck // the client is gone then, and the status is sent
 	})
 }
 

@@ -54,7 +54,11 @@ func TestWhereSignersAreNamedTheyMustHaveSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = d.Close() })
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	r, err := Open(d, time.Now, key)
 	if err != nil {
 		t.Fatal(err)

@@ -57,7 +57,7 @@ func (p *rp) send(t testing.TB, method, path, body, bearer string) answer {
 		req.Header.Set("Authorization", "Bearer "+bearer)
 	}
 	res := must[*http.Response](t)(p.http.Do(req))
-	defer func() { _ = res.Body.Close() }()
+	defer closed(t, res.Body)
 	return answer{status: res.StatusCode, body: must[[]byte](t)(io.ReadAll(res.Body)), header: res.Header}
 }
 
@@ -243,7 +243,7 @@ func TestHugeBodiesOfRelyingPartiesAreRefused(t *testing.T) {
 	if err != nil {
 		return // cut off while it sent
 	}
-	defer func() { _ = res.Body.Close() }()
+	defer closed(t, res.Body)
 	if res.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Fatalf("a body of unknown length: status %d", res.StatusCode)
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ func (b *broker) dial(t testing.TB) *grpc.ClientConn {
 	pool.AppendCertsFromPEM(b.ca)
 	conn := must[*grpc.ClientConn](t)(grpc.NewClient(b.grpc, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})),
 		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20))))
-	t.Cleanup(func() { _ = conn.Close() })
+	t.Cleanup(func() { closed(t, conn) })
 	return conn
 }
 
@@ -159,7 +160,7 @@ func TestTheGRPCPortTellsHealthAndKeysByTLSOnly(t *testing.T) {
 		t.Errorf("REST on the port of gRPC: %d", a.status)
 	}
 	plain := must[*grpc.ClientConn](t)(grpc.NewClient(b.grpc, grpc.WithTransportCredentials(insecure.NewCredentials())))
-	defer func() { _ = plain.Close() }()
+	defer closed(t, plain)
 	if _, err := grpc_health_v1.NewHealthClient(plain).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err == nil {
 		t.Error("answered without TLS")
 	}
@@ -181,5 +182,13 @@ func TestManyCallsShareAConnection(t *testing.T) {
 		if err := <-failed; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// closed closes c and tells what fails.
+func closed(t testing.TB, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -194,8 +194,8 @@ func TestACSVGuestIsJudgedByItsMeasurement(t *testing.T) {
 		want, reason   string
 	}{
 		"all fit":        {claims(1), good, "322", "[]"},
-		"another image":  {claims(1), map[string]any{"csv_measure": []any{"12"}}, "3322", "is not in reference value csv_measure"},
-		"no values":      {claims(1), nil, "3322", "csv_measure is missing"},
+		"another image":  {claims(1), map[string]any{"csv_measure": []any{"12"}}, "33236", "is not in reference value csv_measure"},
+		"no values":      {claims(1), nil, "33236", "csv_measure is missing"},
 		"one to look at": {claims(0), good, "3236", "debugged by the host"},
 	} {
 		got := judgeClaims(t, tc.claims, tc.values)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cocoon/internal/octets"
 	"cocoon/internal/sm3"
 )
 
@@ -86,6 +87,6 @@ func (r *Report) evidence() (json.RawMessage, error) {
 		return nil, err
 	}
 	var e Evidence
-	e.Report.Data, e.Chain.PEK, e.Serial = r.raw, *pek, numbers(beside[serialOff:reservedOff])
+	e.Report.Data, e.Chain.PEK, e.Serial = r.raw, *pek, octets.Octets(beside[serialOff:reservedOff])
 	return json.Marshal(e)
 }

@@ -5,9 +5,10 @@ package csv
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
+
+	"cocoon/internal/octets"
 )
 
 // Uses of keys.
@@ -156,37 +157,12 @@ func uid(size uint16, id []byte) []byte {
 	return id[:size]
 }
 
-// numbers is bytes that JSON shows as a list of numbers.
-type numbers []byte
-
-// MarshalJSON implements json.Marshaler.
-func (n numbers) MarshalJSON() ([]byte, error) {
-	list := make([]uint16, len(n))
-	for i, b := range n {
-		list[i] = uint16(b)
-	}
-	return json.Marshal(list)
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (n *numbers) UnmarshalJSON(raw []byte) error {
-	var list []uint8
-	if len(raw) > 0 && raw[0] != '[' {
-		return fmt.Errorf("%.16q is no list of numbers", raw)
-	}
-	if err := json.Unmarshal(raw, &list); err != nil {
-		return err
-	}
-	*n = list
-	return nil
-}
-
 // Evidence is what a guest hands in.
 type Evidence struct {
 	Report struct {
-		Data  numbers  `json:"data"`
-		Flags uint32   `json:"flags"`
-		Magic [16]byte `json:"magic"`
+		Data  octets.Octets `json:"data"`
+		Flags uint32        `json:"flags"`
+		Magic [16]byte      `json:"magic"`
 	} `json:"attestation_report"`
 	Chain struct {
 		// HSKCEK is absent where the verifier has to look both up.
@@ -197,7 +173,7 @@ type Evidence struct {
 		PEK Cert `json:"pek"`
 	} `json:"cert_chain"`
 	// Serial names the chip, padded with zeros.
-	Serial numbers `json:"serial_number"`
+	Serial octets.Octets `json:"serial_number"`
 	// EventLog is null if there is no log.
 	EventLog []byte `json:"cc_eventlog"`
 }

@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+
+	"cocoon/internal/octets"
 )
 
 // A member is a field of the report in the JSON form of the peers. Every field
@@ -48,29 +50,7 @@ func members() []member {
 }
 
 // Octets are bytes that JSON shows as a list of numbers.
-type Octets []byte
-
-// MarshalJSON implements json.Marshaler.
-func (o Octets) MarshalJSON() ([]byte, error) {
-	list := make([]uint16, len(o))
-	for i, b := range o {
-		list[i] = uint16(b)
-	}
-	return json.Marshal(list)
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (o *Octets) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] == '"' {
-		return fmt.Errorf("text, want a list of numbers")
-	}
-	var list []uint8
-	if err := json.Unmarshal(b, &list); err != nil {
-		return err
-	}
-	*o = list
-	return nil
-}
+type Octets = octets.Octets
 
 type build struct {
 	Major uint8 `json:"major"`

@@ -93,7 +93,7 @@ func loadFile(name string) ([]Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // only read from
+	defer f.Close() // opened to read; its error says nothing
 	if info, err := f.Stat(); err != nil {
 		return nil, err
 	} else if !info.Mode().IsRegular() {
