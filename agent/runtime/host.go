@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs"
 	selinux "github.com/opencontainers/selinux/go-selinux"
 )
 
@@ -43,6 +45,22 @@ func readHostFacts() (hostFacts, error) {
 		noPivotRoot: noPivot,
 	}, nil
 }
+
+// settleBlkio has libcontainer find the names of its blkio files. It keeps them
+// in a variable that all containers share, without a lock, and looks when it
+// first sets the limits of one: two first containers at once would race. A
+// guest has cgroup v2 only, where there are no such names.
+var settleBlkio = sync.OnceValue(func() error {
+	none := &cgroups.Resources{SkipDevices: true}
+	m, err := fs.NewManager(&cgroups.Cgroup{Resources: none}, map[string]string{"blkio": "/sys/fs/cgroup/blkio"})
+	if err == nil {
+		err = m.Set(none)
+	}
+	if err != nil {
+		return fmt.Errorf("look for blkio's files: %w", err)
+	}
+	return nil
+})
 
 func ownScore(file string) (int, error) {
 	b, err := os.ReadFile(file)

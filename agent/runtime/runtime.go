@@ -68,6 +68,11 @@ func New(cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new runtime: %w", err)
 	}
+	if !host.cgroupV2 {
+		if err := settleBlkio(); err != nil {
+			return nil, fmt.Errorf("new runtime: %w", err)
+		}
+	}
 	if host.noPivotRoot {
 		cfg.Log.Warn("the root is the initial rootfs: containers get a moved mount instead of pivot_root")
 	}
