@@ -22,6 +22,7 @@ type options struct {
 	cdh    string // cdh.toml
 	root   string // everything that is written lies below it
 	tee    string // platform, instead of detection
+	device bool   // attest an attached device of the sample kind too
 	rest   string // address of the REST API
 }
 
@@ -44,6 +45,7 @@ func parseOptionsOf(command string, args []string, errs io.Writer) (options, err
 	f.StringVar(&o.cdh, "cdh-config", "", "cdh.toml `file`")
 	f.StringVar(&o.root, "root", "", "write below `dir` instead of /run")
 	f.StringVar(&o.tee, "tee", "", "attest as `platform` instead of detecting it; sample proves nothing")
+	f.BoolVar(&o.device, "sample-device", false, "attest an attached device too, which proves nothing")
 	f.StringVar(&o.rest, "rest-listen", "", "loopback `address` of the REST API, default 127.0.0.1:8006")
 	if err := o.parse(f, args); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {

@@ -14,6 +14,7 @@ import (
 	"cocoon/attest"
 	"cocoon/attest/eventlog"
 	"cocoon/attest/tee"
+	"cocoon/attest/tee/sample"
 	"cocoon/internal/config"
 	"cocoon/internal/stage"
 )
@@ -77,6 +78,9 @@ func (g *guest) startAttestation(ctx context.Context) error {
 	deps := attest.Deps{Attester: g.tee, Log: g.log.With("subsystem", "attest")}
 	if d := g.inputs.initdata; d != nil {
 		deps.InitData = d.Raw
+	}
+	if g.opt.device {
+		deps.Devices = []attest.Attester{sample.NewDevice()}
 	}
 	if g.attest, err = attest.New(cfg, deps); err != nil {
 		return err

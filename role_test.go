@@ -78,8 +78,8 @@ func TestHelpListsTheFlags(t *testing.T) {
 
 func TestFlagsBecomeOptions(t *testing.T) {
 	t.Parallel()
-	o, err := parseOptions([]string{"--agent-listen", "unix:///s", "--policy", "p", "--tee", "sample"}, &bytes.Buffer{})
-	if err != nil || o.listen != "unix:///s" || o.policy != "p" || o.tee != "sample" || !o.any() {
+	o, err := parseOptions([]string{"--agent-listen", "unix:///s", "--policy", "p", "--tee", "sample", "--sample-device"}, &bytes.Buffer{})
+	if err != nil || o.listen != "unix:///s" || o.policy != "p" || o.tee != "sample" || !o.device || !o.any() {
 		t.Errorf("got %+v, error %v", o, err)
 	}
 	none, err := parseOptions(nil, &bytes.Buffer{})

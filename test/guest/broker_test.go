@@ -6,9 +6,13 @@ package guest_test
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,5 +79,34 @@ func (b *broker) hold(t *testing.T, path string, secret []byte) {
 	t.Helper()
 	if err := b.admin.SetResource(t.Context(), path, secret); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// ask gets the site's secret by the REST API of a guest.
+func (g *guest) ask(t *testing.T) (status int, text string) {
+	t.Helper()
+	req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+g.rest+"/cdh/resource/"+secretPath, nil))
+	res := must[*http.Response](t)(http.DefaultClient.Do(req))
+	body, err := io.ReadAll(res.Body)
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+func TestAnAttachedDeviceHasToPassToo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	o := s.settings()
+	o.flags = []string{"--sample-device"}
+	if status, text := start(t, o).ask(t); status == http.StatusOK || !strings.Contains(text, "gpu0 is contraindicated") {
+		t.Errorf("a device that nobody vouches for: %d %s", status, text)
+	}
+	const good = "package policy\ntrust_claims := {\"hardware\": 2} if input.sampledevice.svn == \"2\""
+	if err := s.broker.admin.SetAttestationPolicy(t.Context(), "default_gpu", good); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := start(t, o).ask(t); status != http.StatusOK || text != s.secret {
+		t.Errorf("a device that passes: %d %q", status, text)
 	}
 }
