@@ -56,6 +56,17 @@ func (l Line) Value(key string) (string, bool) {
 	return "", false
 }
 
+// All returns the values of every word "key=value", in order.
+func (l Line) All(key string) []string {
+	var values []string
+	for _, w := range l.words {
+		if w.hasValue && w.key == key {
+			values = append(values, w.value)
+		}
+	}
+	return values
+}
+
 // First returns the value of the first word "key=value", and whether there is
 // one.
 func (l Line) First(key string) (string, bool) {

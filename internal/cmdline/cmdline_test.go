@@ -30,6 +30,9 @@ func TestTheCommandLineIsReadAsThePeersReadIt(t *testing.T) {
 			t.Errorf("flag %q is %t", key, got)
 		}
 	}
+	if got := l.All("a"); !slices.Equal(got, []string{"1", "2"}) || len(l.All("quiet")) != 0 {
+		t.Errorf("all a are %q", got)
+	}
 	if got, ok := l.First("a"); !ok || got != "1" {
 		t.Errorf("the first a is %q, %t", got, ok)
 	}

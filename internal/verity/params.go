@@ -11,6 +11,7 @@
 package verity
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -84,13 +85,30 @@ func (p Params) Sectors() uint64 { return p.DataBlocks * p.DataBlock / sector }
 
 // Table is the parameter text of the kernel's target "verity", for data and
 // tree on one device, "major:minor" or a path.
-func (p Params) Table(device string) string {
-	salt := "-"
-	if len(p.Salt) > 0 {
-		salt = hex.EncodeToString(p.Salt)
+func (p Params) Table(device string) string { return p.TableOn(device, device) }
+
+// TableOn is Table for a tree on a device of its own, with options for the
+// target such as panic_on_corruption.
+func (p Params) TableOn(data, tree string, options ...string) string {
+	words := []string{
+		"1", data, tree, fmt.Sprint(p.DataBlock), fmt.Sprint(p.HashBlock), fmt.Sprint(p.DataBlocks), fmt.Sprint(p.HashStart),
+		p.Algorithm, hex.EncodeToString(p.RootHash), p.salt(),
 	}
-	return strings.Join([]string{
-		"1", device, device, fmt.Sprint(p.DataBlock), fmt.Sprint(p.HashBlock), fmt.Sprint(p.DataBlocks), fmt.Sprint(p.HashStart),
-		p.Algorithm, hex.EncodeToString(p.RootHash), salt,
-	}, " ")
+	if len(options) > 0 {
+		words = append(append(words, fmt.Sprint(len(options))), options...)
+	}
+	return strings.Join(words, " ")
+}
+
+// IsTop tells whether block is the top of the tree, from which the root hash
+// is made. Data of a single block have no tree.
+func (p Params) IsTop(block []byte) bool {
+	h, err := newHash(p.Algorithm)
+	if err != nil || uint64(len(block)) != p.HashBlock {
+		return false
+	}
+	sum := h()
+	sum.Write(p.Salt)
+	sum.Write(block)
+	return bytes.Equal(sum.Sum(nil), p.RootHash)
 }

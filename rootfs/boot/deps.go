@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/mapper"
 )
 
 // Deps is everything that PID 1 does to the world. Host fills it with the real
@@ -20,6 +22,7 @@ type Deps struct {
 	Kern  Kernel
 	Procs Processes
 	Net   Links
+	Disks Disks
 	// Console is told why the kernel log could not be opened.
 	Console io.Writer
 	// Pid returns the own process id.
@@ -35,12 +38,15 @@ type Deps struct {
 
 // Files is what PID 1 does to mounts and files.
 type Files struct {
-	Mount     func(source, target, fstype string, flags uintptr, data string) error
-	Unmount   func(target string, flags int) error
-	Chdir     func(dir string) error
-	Chroot    func(dir string) error
-	Mkdir     func(dir string, mode uint32) error
-	Rmdir     func(dir string) error
+	Mount   func(source, target, fstype string, flags uintptr, data string) error
+	Unmount func(target string, flags int) error
+	Chdir   func(dir string) error
+	Chroot  func(dir string) error
+	Mkdir   func(dir string, mode uint32) error
+	Rmdir   func(dir string) error
+	Remove  func(file string) error
+	// IsErofs tells whether that is the file system at path.
+	IsErofs   func(path string) (bool, error)
 	Symlink   func(target, link string) error
 	ReadFile  func(name string) ([]byte, error)
 	WriteFile func(name string, data []byte) error
@@ -65,12 +71,24 @@ type Kernel struct {
 type Processes struct {
 	// Start starts the guest role.
 	Start func(Role) (Child, error)
+	// Exec makes the process another program.
+	Exec func(path string, args, env []string) error
 	// Wait reaps any one child. It blocks unless nohang is set, and returns pid
 	// 0 if nohang is set and no child has ended. The error is ECHILD when there
 	// is no child.
 	Wait func(nohang bool) (pid int, status unix.WaitStatus, err error)
 	// Kill signals pid; -1 means every process but PID 1.
 	Kill func(pid int, sig unix.Signal) error
+}
+
+// Disks is what PID 1 does to find a root on a disk.
+type Disks struct {
+	// Partitions lists those of all disks that there are now.
+	Partitions func() ([]Partition, error)
+	// ReadAt fills b from a device.
+	ReadAt func(device string, b []byte, offset int64) error
+	// Map makes a read-only mapped device and returns its node.
+	Map func(ctx context.Context, name string, t mapper.Target) (string, error)
 }
 
 // Links is what PID 1 does to network interfaces.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/mapper"
 )
 
 // world is a machine that records what PID 1 does to it. It may be used by
@@ -26,14 +28,16 @@ type world struct {
 	calls []string
 	log   bytes.Buffer
 
-	files   map[string]string
-	fail    map[string]error  // call -> error
-	explode string            // call that panics
-	onCall  map[string]func() // call -> effect
-	now     time.Time
-	uptime  time.Duration
-	signals chan os.Signal
-	timers  map[time.Duration]chan time.Time
+	files      map[string]string
+	fail       map[string]error  // call -> error
+	explode    string            // call that panics
+	onCall     map[string]func() // call -> effect
+	erofs      bool              // the root is on a disk
+	partitions []Partition
+	now        time.Time
+	uptime     time.Duration
+	signals    chan os.Signal
+	timers     map[time.Duration]chan time.Time
 
 	role     *fakeRole
 	children chan wait4 // what Wait returns, in order
@@ -144,6 +148,20 @@ func (w *world) deps() Deps {
 			Address: func(l string, a netip.Prefix) error { return w.do("address %s %s", l, a) },
 			Route:   func(l string, g netip.Addr) error { return w.do("route %s %s", l, g) },
 		},
+		Disks: Disks{
+			Partitions: func() ([]Partition, error) { return w.partitions, w.do("partitions") },
+			ReadAt: func(device string, b []byte, off int64) error {
+				content, ok := w.files[device]
+				if !ok {
+					return unix.EIO
+				}
+				_, err := strings.NewReader(content).ReadAt(b, off)
+				return errors.Join(err, w.do("read %s %d", device, off))
+			},
+			Map: func(_ context.Context, name string, t mapper.Target) (string, error) {
+				return "/dev/dm-0", w.do("map %s %s %d %s", name, t.Type, t.Sectors, t.Params)
+			},
+		},
 		Console: w,
 		Pid:     func() int { return 1 },
 		Uptime: func() time.Duration {
@@ -166,6 +184,8 @@ func (w *world) fs() Files {
 		Chroot:  func(d string) error { return w.do("chroot %s", d) },
 		Mkdir:   func(d string, mode uint32) error { return w.do("mkdir %s %o", d, mode) },
 		Rmdir:   func(d string) error { return w.do("rmdir %s", d) },
+		Remove:  func(f string) error { return w.do("remove %s", f) },
+		IsErofs: func(string) (bool, error) { return w.erofs, w.fail["type of /"] },
 		Symlink: func(t, l string) error { return w.do("symlink %s %s", t, l) },
 		ReadFile: func(name string) ([]byte, error) {
 			err := w.do("read %s", name)
@@ -220,6 +240,9 @@ func (w *world) processes() Processes {
 			}
 			c := <-w.children
 			return c.pid, c.status, c.err
+		},
+		Exec: func(path string, args, env []string) error {
+			return w.do("exec %s %s %d", path, strings.Join(args, " "), len(env))
 		},
 		Kill: func(pid int, sig unix.Signal) error { return w.do("kill %d %d", pid, sig) },
 	}

@@ -20,6 +20,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/mapper"
 )
 
 // selfPath is the own binary, which is also the guest role's.
@@ -36,8 +38,9 @@ func Host() Deps {
 	return Deps{
 		FS:      hostFiles(),
 		Kern:    hostKernel(),
-		Procs:   Processes{Start: startRole, Wait: wait, Kill: unix.Kill},
+		Procs:   Processes{Start: startRole, Wait: wait, Kill: unix.Kill, Exec: unix.Exec},
 		Net:     Links{Virtio: virtioLinks, Physical: physicalLinks, DHCP: askDHCP, Up: linkSetUp, Address: linkAddress, Route: linkRoute},
+		Disks:   Disks{Partitions: partitions, ReadAt: readAt, Map: mapper.Mapper{}.ReadOnly},
 		Console: os.Stderr,
 		Pid:     os.Getpid,
 		Uptime:  uptime,
@@ -49,7 +52,7 @@ func Host() Deps {
 func hostFiles() Files {
 	return Files{
 		Mount: unix.Mount, Unmount: unix.Unmount, Chdir: unix.Chdir, Chroot: unix.Chroot,
-		Mkdir: unix.Mkdir, Rmdir: unix.Rmdir, Symlink: unix.Symlink,
+		Mkdir: unix.Mkdir, Rmdir: unix.Rmdir, Symlink: unix.Symlink, Remove: unix.Unlink, IsErofs: isErofs,
 		ReadFile:  os.ReadFile,
 		WriteFile: func(name string, data []byte) error { return os.WriteFile(name, data, 0o644) },
 	}

@@ -47,9 +47,15 @@ func mounts() []mount {
 // changeRoot gives the root a parent mount, without which pivot_root, and so
 // every container, fails with EINVAL on an initramfs: the root is bound onto a
 // directory of itself and moved over /. The bind is not recursive; therefore
-// this comes before any other mount.
+// this comes before any other mount. A root of openRoot has a parent, and no
+// room for a directory.
 func changeRoot(_ context.Context, s *State) error {
 	fs := s.Deps.FS
+	if done, err := fs.IsErofs("/"); err != nil {
+		return fmt.Errorf("look at the root: %w", err)
+	} else if done {
+		return nil
+	}
 	if err := fs.Mkdir(newRoot, 0o700); err != nil {
 		return fmt.Errorf("make %q: %w", newRoot, err)
 	}
@@ -59,6 +65,17 @@ func changeRoot(_ context.Context, s *State) error {
 	if err := fs.Chdir(newRoot); err != nil {
 		return fmt.Errorf("enter %q: %w", newRoot, err)
 	}
+	if err := moveToRoot(fs); err != nil {
+		return err
+	}
+	if err := fs.Rmdir(newRoot); err != nil {
+		return fmt.Errorf("remove %q: %w", newRoot, err)
+	}
+	return nil
+}
+
+// moveToRoot moves the mount of the working directory over / and goes there.
+func moveToRoot(fs Files) error {
 	if err := fs.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move %q to /: %w", newRoot, err)
 	}
@@ -67,9 +84,6 @@ func changeRoot(_ context.Context, s *State) error {
 	}
 	if err := fs.Chdir("/"); err != nil {
 		return fmt.Errorf("enter the root: %w", err)
-	}
-	if err := fs.Rmdir(newRoot); err != nil {
-		return fmt.Errorf("remove %q: %w", newRoot, err)
 	}
 	return nil
 }

@@ -106,13 +106,14 @@ func (s *State) unmountDisks() error {
 }
 
 // diskMounts returns the targets of mounts whose source is a device node, in
-// the reverse order of the table.
+// the reverse order of the table. The root is left out: it is in use, and there
+// is nothing to write back to it.
 func diskMounts(table string) []string {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var targets []string
 	for line := range strings.Lines(table) {
 		f := strings.Fields(line)
-		if len(f) >= 3 && strings.HasPrefix(f[0], "/dev/") {
+		if len(f) >= 3 && strings.HasPrefix(f[0], "/dev/") && f[1] != "/" {
 			targets = append(targets, unescape.Replace(f[1]))
 		}
 	}

@@ -36,6 +36,11 @@ func Main(ctx context.Context) int {
 // ErrNotInit. Otherwise it returns what went wrong on the way, after the
 // attempt to power off; with real Deps it does not return.
 func Run(ctx context.Context, d Deps) error {
+	return run(d, func(s *State) error { return s.bootAndServe(ctx) })
+}
+
+// run does what makes PID 1, and after that powers the machine off.
+func run(d Deps, what func(*State) error) error {
 	if d.Pid() != 1 {
 		return ErrNotInit
 	}
@@ -46,19 +51,19 @@ func Run(ctx context.Context, d Deps) error {
 		return errors.Join(err, d.Kern.PowerOff())
 	}
 	log := klog.New(kmsg, logLimit)
-	s := &State{Deps: d, Log: slog.New(klog.NewHandler(log, "init: ", slog.LevelInfo))}
+	s := &State{Deps: d, Log: slog.New(klog.NewHandler(log, "init: ", slog.LevelInfo)), kernel: log}
 	s.Timeline.Kernel = d.Uptime().Milliseconds()
-	err = guard(func() error { return s.bootAndServe(ctx, log) })
+	err = guard(func() error { return what(s) })
 	if err != nil {
 		s.fatal(log, err)
 	}
 	return errors.Join(err, s.powerOff())
 }
 
-func (s *State) bootAndServe(ctx context.Context, log *klog.Log) error {
+func (s *State) bootAndServe(ctx context.Context) error {
 	if err := runSteps(ctx, s, Steps()); err != nil {
 		return err
 	}
 	s.Log.Info("boot finished", "kernel_ms", s.Timeline.Kernel, "init_ms", millis(s.Timeline.Total()))
-	return s.superviseRole(ctx, log)
+	return s.superviseRole(ctx)
 }

@@ -14,6 +14,7 @@ import (
 
 	"cocoon/internal/bounded"
 	"cocoon/internal/cmdline"
+	"cocoon/internal/klog"
 )
 
 // TimelinePath is where PID 1 leaves the Timeline of the boot, as JSON.
@@ -27,6 +28,8 @@ type State struct {
 	Timeline Timeline
 
 	network *NetConfig
+	loaded  []string // files of modules
+	kernel  *klog.Log
 }
 
 // Step is one entry of the boot table.

@@ -138,6 +138,7 @@ func loadModules(ctx context.Context, s *State) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		s.loaded = append(s.loaded, m.Path)
 		err := s.Deps.Kern.LoadModule(m.Path)
 		switch {
 		case err == nil || errors.Is(err, unix.EEXIST):

@@ -56,12 +56,12 @@ type ended struct {
 
 // superviseRole starts the guest role and returns when it has ended. A request
 // to stop, by signal or by ctx, is passed on to it.
-func (s *State) superviseRole(ctx context.Context, log *klog.Log) error {
+func (s *State) superviseRole(ctx context.Context) error {
 	child, err := s.Deps.Procs.Start(Role{Args: []string{"cocoon", RoleGuest}, Env: RoleEnv(), Cgroup: RoleCgroup})
 	if err != nil {
 		return fmt.Errorf("start the guest role: %w", err)
 	}
-	out := newOutput(log)
+	out := newOutput(s.kernel)
 	copied := make(chan error, 1)
 	go func() { copied <- guard(func() error { return out.copy(child.Output) }) }()
 	exit := make(chan ended, 1)
