@@ -33,6 +33,7 @@ build: binary tools ## the guest binary and the host tools, in out/bin
 binary:
 	@mkdir -p $(OUT)/bin
 	$(GUEST_BUILD) -o $(OUT)/bin/cocoon .
+	$(TOOL_BUILD) -o $(OUT)/bin/first ./rootfs/first
 
 tools:
 	@mkdir -p $(OUT)/bin
@@ -57,8 +58,9 @@ lock: deps tools
 	@mkdir -p $(CACHE)
 	$(OUT)/bin/mkimage lock --cache $(CACHE) --lock $(LOCK) --renew-gone
 
-image: lock build ## the guest image of profile dev, in out/image/dev
-	$(OUT)/bin/mkimage build --profile dev --cache $(CACHE) --lock $(LOCK) --binary $(OUT)/bin/cocoon --out $(OUT)/image/dev
+PROFILE ?= dev
+image: lock build ## the guest image of PROFILE (dev), in out/image/PROFILE
+	$(OUT)/bin/mkimage build --profile $(PROFILE) --cache $(CACHE) --lock $(LOCK) --binary $(OUT)/bin/cocoon --first $(OUT)/bin/first --out $(OUT)/image/$(PROFILE)
 
 test: deps race vm ## everything: unit, race and root tests, then the boot of a guest in QEMU
 

@@ -46,6 +46,8 @@ require (
 	tags.cncf.io/container-device-interface v1.1.1
 )
 
+require github.com/erofs/go-erofs v0.3.1
+
 require (
 	cyphar.com/go-pathrs v0.2.6 // indirect
 	github.com/ProtonMail/go-crypto v1.4.1 // indirect
@@ -100,7 +102,7 @@ require (
 	github.com/xeipuuv/gojsonreference v0.0.0-20180127040603-bd5ef7bd5415 // indirect
 	github.com/yashtewari/glob-intersection v0.2.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
-	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260819154853-08b0e4226688 // indirect

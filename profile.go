@@ -43,6 +43,7 @@ func profiles() []profile {
 	return []profile{
 		{name: "dev", podVM: true, tee: "sample", unmeasured: true, cmdline: true, console: true},
 		{name: "dev-kata", initdataDisk: true, tee: "sample", unmeasured: true, cmdline: true},
+		{name: "kata", initdataDisk: true, cmdline: true},
 		{name: hostProfile, unmeasured: true, environment: true},
 	}
 }

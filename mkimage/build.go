@@ -4,7 +4,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +22,7 @@ const epochVariable = "SOURCE_DATE_EPOCH"
 
 type buildFlags struct {
 	profile, lock, cache, out string
+	dump                      bool
 	in                        image.Inputs
 }
 
@@ -33,6 +33,9 @@ func buildCommand() *cobra.Command {
 		Short: "build an image and its manifest",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.dump {
+				return dumpProfile(cmd, f.profile)
+			}
 			if err := f.resolve(cmd); err != nil {
 				return err
 			}
@@ -47,7 +50,10 @@ func buildCommand() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.profile, "profile", "dev", "kind of image; see mkimage profiles")
+	fl.StringVar(&f.profile, "profile", "dev", "kind of image, see mkimage profiles, or a YAML file that inherits one")
+	fl.BoolVar(&f.dump, "dump", false, "print the profile with all that it inherits, and build nothing")
+	fl.StringVar(&f.in.First, "first", "", "program of an initramfs that leads to a root on a disk, for profiles with one")
+	fl.StringVar(&f.in.InstallDir, "install-dir", "", "where a kata shim will find the image; default /opt/cocoon/PROFILE")
 	fl.StringVar(&f.in.Binary, "binary", "", "guest binary")
 	fl.StringVar(&f.out, "out", "", "output directory")
 	fl.StringVar(&f.in.KernelDeb, "kernel-deb", "", "Debian kernel package")
@@ -59,9 +65,6 @@ func buildCommand() *cobra.Command {
 	fl.StringVar(&f.in.CABundle, "ca-bundle", "", "PEM file of the TLS roots that the guest trusts")
 	fl.StringArrayVar(&f.in.Append, "append", nil, "word for the end of the kernel command line; may be repeated")
 	fl.BoolVar(&f.in.Compress, "compress", false, "compress the initramfs: smaller, and slower to boot under emulation")
-	for _, required := range []string{"binary", "out"} {
-		must(cmd.MarkFlagRequired(required))
-	}
 	return cmd
 }
 
@@ -75,6 +78,9 @@ func must(err error) {
 
 func (f *buildFlags) resolve(cmd *cobra.Command) error {
 	var err error
+	if f.in.Binary == "" || f.out == "" {
+		return fmt.Errorf("%w: --binary and --out are required", image.ErrInput)
+	}
 	if f.in.Profile, err = profile.Named(f.profile); err != nil {
 		return err
 	}
@@ -96,30 +102,34 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 		return err
 	}
 	l := lock.Locker{Run: lock.RunCommand, Cache: f.cache, Progress: progress}
-	file, k, err := l.Kernel(cmd.Context(), f.lock, false)
+	file, p, err := l.Package(cmd.Context(), f.lock, f.in.Profile.Kernel, false)
 	if err != nil {
 		return err
 	}
-	f.in.KernelDeb, f.in.KernelSHA256 = file, k.Kernel.SHA256
+	f.in.KernelDeb, f.in.KernelSHA256 = file, p.SHA256
 	return nil
 }
 
 func lockCommand() *cobra.Command {
-	var file, cache string
+	var file, cache, profileName string
 	var renew, renewGone bool
 	cmd := &cobra.Command{
-		Use:   "lock --lock FILE [--cache DIR] [--renew | --renew-gone]",
+		Use:   "lock --lock FILE [--profile NAME] [--cache DIR] [--renew | --renew-gone]",
 		Short: "find, download and pin the guest kernel package",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cache == "" {
 				cache = filepath.Dir(file)
 			}
+			p, err := profile.Named(profileName)
+			if err != nil {
+				return err
+			}
 			l := lock.Locker{Run: lock.RunCommand, Cache: cache, Progress: progress}
-			deb, _, err := l.Kernel(cmd.Context(), file, renew)
+			deb, _, err := l.Package(cmd.Context(), file, p.Kernel, renew)
 			if renewGone && errors.Is(err, lock.ErrGone) {
 				progress("%v", err)
-				deb, _, err = l.Kernel(cmd.Context(), file, true)
+				deb, _, err = l.Package(cmd.Context(), file, p.Kernel, true)
 			}
 			if err != nil {
 				return err
@@ -131,6 +141,7 @@ func lockCommand() *cobra.Command {
 	fl := cmd.Flags()
 	fl.StringVar(&file, "lock", "", "lock file")
 	fl.StringVar(&cache, "cache", "", "directory for the package; default: that of the lock file")
+	fl.StringVar(&profileName, "profile", "dev", "whose kernel")
 	fl.BoolVar(&renew, "renew", false, "take the current package even if another is locked")
 	fl.BoolVar(&renewGone, "renew-gone", false, "take the current package if the locked one has left the archive; never because its bytes differ")
 	must(cmd.MarkFlagRequired("lock"))
@@ -140,22 +151,33 @@ func lockCommand() *cobra.Command {
 func profilesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "profiles [NAME]",
-		Short: "list the profiles, or print one as JSON",
+		Short: "list the profiles, or print one with all that it inherits",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				for _, p := range profile.All() {
+				all, err := profile.All()
+				if err != nil {
+					return err
+				}
+				for _, p := range all {
 					fmt.Fprintf(cmd.OutOrStdout(), "%-10s %s\n", p.Name, p.Purpose)
 				}
 				return nil
 			}
-			p, err := profile.Named(args[0])
-			if err != nil {
-				return err
-			}
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(p)
+			return dumpProfile(cmd, args[0])
 		},
 	}
+}
+
+func dumpProfile(cmd *cobra.Command, name string) error {
+	p, err := profile.Named(name)
+	if err != nil {
+		return err
+	}
+	text, err := p.Dump()
+	if err != nil {
+		return err
+	}
+	_, err = cmd.OutOrStdout().Write(text)
+	return err
 }

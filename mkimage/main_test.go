@@ -63,7 +63,7 @@ func TestProfilesArePrinted(t *testing.T) {
 	if out, err := run(t, "profiles"); err != nil || !strings.HasPrefix(out, "dev ") {
 		t.Errorf("got %q, %v", out, err)
 	}
-	if out, err := run(t, "profiles", "dev"); err != nil || !strings.Contains(out, `"console=ttyS0"`) {
+	if out, err := run(t, "profiles", "dev"); err != nil || !strings.Contains(out, "- console=ttyS0\n") {
 		t.Errorf("got %q, %v", out, err)
 	}
 }

@@ -6,7 +6,6 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -37,7 +36,7 @@ func inspectCommand() *cobra.Command {
 			for _, o := range m.Outputs {
 				fmt.Fprintf(out, "%s %10d  %s\n", o.SHA256, o.Size, o.File)
 			}
-			fmt.Fprintf(out, "initramfs, uncompressed: %s\n", m.Tree)
+			fmt.Fprintf(out, "root: %s\n", m.Tree)
 			for _, e := range entries {
 				fmt.Fprintln(out, describe(e))
 			}
@@ -100,10 +99,8 @@ func bootCommand() *cobra.Command {
 
 // machine returns the machine for the image in dir.
 func (f bootFlags) machine(dir string, m *manifest.Manifest) (qemu.Config, error) {
-	c := qemu.Config{
-		Kernel: filepath.Join(dir, image.KernelFile), Initrd: filepath.Join(dir, image.InitrdFile),
-		Cmdline: strings.TrimSpace(m.Cmdline + " " + f.append), MemoryMiB: m.MemoryMiB, CPUs: f.cpus,
-	}
+	c := image.Machine(dir, m)
+	c.Cmdline, c.CPUs = strings.TrimSpace(c.Cmdline+" "+f.append), f.cpus
 	if f.memory > 0 {
 		c.MemoryMiB = f.memory
 	}

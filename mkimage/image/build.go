@@ -36,6 +36,10 @@ const (
 	KernelFile = "vmlinuz"
 	InitrdName = "initrd"
 	InitrdFile = "initrd.img"
+	RootName   = "root"
+	RootFile   = "root.img"
+	DropInName = "kata-drop-in"
+	DropInFile = "kata.toml"
 )
 
 // Inputs say what to build from. KernelDeb excludes Kernel and Modules.
@@ -49,6 +53,10 @@ type Inputs struct {
 	Kernel, Modules string
 	// Binary is the guest binary.
 	Binary string
+	// First is the program of rootfs/first, for a root on a disk.
+	First string
+	// InstallDir is where a kata shim will find the image; the drop-in says so.
+	InstallDir string
 	// Policy and CABundle are optional files for the root.
 	Policy, CABundle string
 	// Append are words for the end of the command line.
@@ -70,13 +78,23 @@ var ErrInput = errors.New("wrong input")
 func Build(ctx context.Context, in Inputs, dir string, progress Progress) (*manifest.Manifest, error) {
 	b := &builder{in: in, progress: progress}
 	b.man.Schema, b.man.Profile, b.man.Epoch = manifest.Schema, in.Profile.Name, in.Epoch
+	b.man.Guest, b.man.Layout, b.man.TEEs = in.Profile.GuestName(), string(in.Profile.Layout), in.Profile.TEEs
 	b.man.MemoryMiB = in.Profile.MemoryMiB
 	b.man.Cmdline = strings.Join(slices.Concat(in.Profile.Cmdline, in.Append), " ")
 	if err := b.collect(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.assemble(); err != nil {
+	entries, err := b.assemble()
+	if err != nil {
 		return nil, err
+	}
+	if err := b.prepare(dir); err != nil {
+		return nil, err
+	}
+	if in.Profile.Layout == profile.Extension {
+		if err := b.writeRoot(entries, dir); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.write(dir); err != nil {
 		return nil, err
@@ -90,6 +108,7 @@ type builder struct {
 	man      manifest.Manifest
 	kern     *kernel.Kernel
 	root     recipe.Inputs
+	first    []byte
 	initrd   []byte
 }
 
@@ -98,10 +117,15 @@ func (b *builder) collect(ctx context.Context) error {
 	if err := b.readKernel(ctx); err != nil {
 		return err
 	}
-	b.root = recipe.Inputs{Profile: b.in.Profile.Name, Epoch: b.in.Epoch}
+	b.root = recipe.Inputs{Profile: b.in.Profile.GuestName(), Epoch: b.in.Epoch}
 	var err error
 	if b.root.Binary, err = b.readInput("binary", b.in.Binary); err != nil {
 		return err
+	}
+	if b.in.Profile.Layout == profile.Extension {
+		if b.first, err = b.readInput("first", b.in.First); err != nil {
+			return err
+		}
 	}
 	if b.root.Policy, err = b.readOptional("policy", b.in.Policy); err != nil {
 		return err
@@ -179,34 +203,60 @@ func (b *builder) readTools() error {
 	return nil
 }
 
-// assemble makes the initramfs.
-func (b *builder) assemble() error {
+// assemble makes the initramfs, and returns the entries of the root.
+func (b *builder) assemble() ([]recipe.Entry, error) {
 	var err error
-	if b.root.Modules, err = b.kern.Resolve(b.in.Profile.Modules); err != nil {
-		return fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
+	if b.root.Modules, err = b.kern.Resolve(b.in.Profile.Wanted()); err != nil {
+		return nil, fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
 	}
 	b.man.Modules = []manifest.Module{}
 	for _, m := range b.root.Modules {
 		d := sha256.Sum256(m.Data)
 		b.man.Modules = append(b.man.Modules, manifest.Module{Path: m.Path, Optional: m.Optional, SHA256: hex.EncodeToString(d[:])})
 	}
-	b.progress("pack initramfs with %d modules of %s", len(b.root.Modules), b.kern.Release)
-	entries, err := recipe.Root(b.root)
+	b.progress("pack root with %d modules of %s", len(b.root.Modules), b.kern.Release)
+	root, err := recipe.Root(b.root)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var archive bytes.Buffer
-	if err := cpio.Write(&archive, entries); err != nil {
-		return fmt.Errorf("pack the initramfs: %w", err)
+	archive, err := pack(root)
+	if err != nil {
+		return nil, err
 	}
-	d := sha256.Sum256(archive.Bytes())
+	d := sha256.Sum256(archive)
 	b.man.Tree = "sha256:" + hex.EncodeToString(d[:])
-	b.initrd = archive.Bytes()
+	if b.in.Profile.Layout == profile.Extension {
+		if archive, err = b.packFirst(); err != nil {
+			return nil, err
+		}
+	}
+	b.initrd = archive
 	if b.in.Compress {
 		b.progress("compress initramfs of %.1f MB", float64(len(b.initrd))/1e6)
 		b.initrd, err = compress(b.initrd)
 	}
-	return err
+	return root, err
+}
+
+// packFirst makes the initramfs of a root on a disk.
+func (b *builder) packFirst() ([]byte, error) {
+	modules, err := b.kern.Resolve(b.in.Profile.WantedFirst())
+	if err != nil {
+		return nil, fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
+	}
+	entries, err := recipe.First(b.first, modules)
+	if err != nil {
+		return nil, err
+	}
+	return pack(entries)
+}
+
+func pack(entries []recipe.Entry) ([]byte, error) {
+	var archive bytes.Buffer
+	if err := cpio.Write(&archive, entries); err != nil {
+		return nil, fmt.Errorf("pack the initramfs: %w", err)
+	}
+	return archive.Bytes(), nil
 }
 
 // compress makes one zstd frame. One worker and a fixed level make the bytes
@@ -225,17 +275,23 @@ func compress(data []byte) ([]byte, error) {
 	return out, nil
 }
 
-func (b *builder) write(dir string) error {
+// prepare makes the directory and removes the manifest of an older image.
+func (b *builder) prepare(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the output directory: %w", err)
 	}
 	if err := os.Remove(filepath.Join(dir, manifest.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the manifest of an older image: %w", err)
 	}
-	for _, out := range []struct {
-		name, file string
-		data       []byte
-	}{{KernelName, KernelFile, b.kern.Image}, {InitrdName, InitrdFile, b.initrd}} {
+	return nil
+}
+
+func (b *builder) write(dir string) error {
+	outputs := []output{{KernelName, KernelFile, b.kern.Image}, {InitrdName, InitrdFile, b.initrd}}
+	if len(b.in.Profile.TEEs) > 0 {
+		outputs = append(outputs, output{DropInName, DropInFile, b.dropIn()})
+	}
+	for _, out := range outputs {
 		if err := writeFile(filepath.Join(dir, out.file), out.data); err != nil {
 			return err
 		}
@@ -247,6 +303,12 @@ func (b *builder) write(dir string) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, manifest.Name), enc)
+}
+
+// output is a file of the image.
+type output struct {
+	name, file string
+	data       []byte
 }
 
 // writeFile replaces a file. Its mode does not depend on the umask.

@@ -19,7 +19,6 @@ import (
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
-	"cocoon/rootfs/recipe"
 )
 
 // inputs makes a kernel with modules in a new directory and takes the test's
@@ -31,11 +30,11 @@ func inputs(t *testing.T, reverse bool) image.Inputs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Modules = nil
+	p.Modules, p.OptionalModules = nil, nil
 	var builtin []string
 	for i := range 40 {
 		builtin = append(builtin, fmt.Sprintf("kernel/m%d.ko", i))
-		p.Modules = append(p.Modules, recipe.Module{Name: fmt.Sprintf("m%d", i)})
+		p.Modules = append(p.Modules, fmt.Sprintf("m%d", i))
 	}
 	files := [][2]string{{"vmlinuz", "kernel"}, {"6.1/modules.builtin", strings.Join(builtin, "\n")}, {"policy.rego", "package p"}, {"ca.pem", "pem"}}
 	if reverse {
@@ -158,6 +157,91 @@ func TestTheImageHoldsWhatTheManifestSays(t *testing.T) {
 	}
 }
 
+// onDisk are inputs of an image with its root on a disk.
+func onDisk(t *testing.T, reverse bool) image.Inputs {
+	t.Helper()
+	in := inputs(t, reverse)
+	p, err := profile.Named("snp-verity")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Modules, p.OptionalModules, p.FirstModules = in.Profile.Modules, nil, in.Profile.Modules[:3]
+	in.Profile = p
+	return in
+}
+
+func TestARootOnADiskIsTheSameRoot(t *testing.T) {
+	t.Parallel()
+	binary := smallBinary(t)
+	in := onDisk(t, false)
+	in.Binary, in.First = binary, binary
+	one, m := build(t, in)
+	in = onDisk(t, true)
+	in.Binary, in.First = binary, binary
+	two, again := build(t, in)
+	if m.Verity == nil || *m.Verity != *again.Verity || !strings.HasPrefix(m.Verity.Text, "root_hash="+m.Verity.RootHash+",salt="+m.Verity.Salt) {
+		t.Errorf("two builds are checked by %+v and %+v", m.Verity, again.Verity)
+	}
+	for _, name := range []string{image.RootFile, image.InitrdFile, image.DropInFile, manifest.Name} {
+		a, errA := os.ReadFile(filepath.Join(one, name))
+		b, errB := os.ReadFile(filepath.Join(two, name))
+		if errA != nil || errB != nil || len(a) == 0 || !bytes.Equal(a, b) {
+			t.Errorf("%s differs: %d and %d bytes, %v %v", name, len(a), len(b), errA, errB)
+		}
+	}
+	root, err := image.Root(one, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in = onDisk(t, false)
+	in.Binary, in.Profile.Layout = binary, profile.Initramfs
+	memory, m2 := build(t, in)
+	root2, err := image.Root(memory, m2)
+	if err != nil || m2.Tree != m.Tree || len(root) != len(root2) {
+		t.Errorf("in memory the root is %s, on the disk %s; %d and %d files, %v", m2.Tree, m.Tree, len(root2), len(root), err)
+	}
+	if left, err := filepath.Glob(filepath.Join(one, ".root-*")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+	text, err := os.ReadFile(filepath.Join(one, image.DropInFile))
+	if err != nil || !strings.Contains(string(text), `verity_params = "`+m.Verity.Text+`"`) || !strings.Contains(string(text), `kernel_params = "`+m.Cmdline+`"`) {
+		t.Errorf("the shim is told %s (%v)", text, err)
+	}
+}
+
+// The tool of dm-verity's own project is the reference.
+func TestTheReferenceAcceptsTheDisk(t *testing.T) {
+	t.Parallel()
+	in := onDisk(t, false)
+	in.Binary = smallBinary(t)
+	in.First = in.Binary
+	dir, m := build(t, in)
+	disk, err := os.ReadFile(filepath.Join(dir, image.RootFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := m.Verity.DataBlocks * m.Verity.DataBlockSize
+	data, tree := filepath.Join(dir, "data"), filepath.Join(dir, "tree")
+	start := 1<<20 + (size+1<<20-1)>>20<<20
+	if err := errors.Join(os.WriteFile(data, disk[1<<20:1<<20+size], 0o600), os.WriteFile(tree, disk[start:], 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	check := func() ([]byte, error) {
+		return exec.CommandContext(t.Context(), "veritysetup", "verify", "--no-superblock", "--data-blocks", fmt.Sprint(m.Verity.DataBlocks),
+			"--salt", m.Verity.Salt, data, tree, m.Verity.RootHash).CombinedOutput()
+	}
+	if out, err := check(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	disk[1<<20+size/2] ^= 1
+	if err := os.WriteFile(data, disk[1<<20:1<<20+size], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(); err == nil {
+		t.Errorf("a changed block is accepted: %s", out)
+	}
+}
+
 func TestWrongInputsAreErrorsThatNameThem(t *testing.T) {
 	t.Parallel()
 	empty := filepath.Join(t.TempDir(), "empty")
@@ -168,16 +252,19 @@ func TestWrongInputsAreErrorsThatNameThem(t *testing.T) {
 		change func(*image.Inputs)
 		want   string
 	}{
-		"no kernel":        {func(in *image.Inputs) { in.Kernel = "" }, "neither a kernel package"},
-		"both kernels":     {func(in *image.Inputs) { in.KernelDeb = in.Kernel }, "both a kernel package"},
-		"no binary":        {func(in *image.Inputs) { in.Binary = "/nonexistent/guest" }, "/nonexistent/guest"},
-		"empty binary":     {func(in *image.Inputs) { in.Binary = empty }, "is empty"},
-		"not a go binary":  {func(in *image.Inputs) { in.Binary = in.Policy }, "policy.rego"},
-		"no policy":        {func(in *image.Inputs) { in.Policy = "/nonexistent/policy" }, "/nonexistent/policy"},
-		"empty policy":     {func(in *image.Inputs) { in.Policy = empty }, "is empty"},
-		"no CA bundle":     {func(in *image.Inputs) { in.CABundle = "/nonexistent/ca" }, "/nonexistent/ca"},
-		"unknown module":   {func(in *image.Inputs) { in.Profile.Modules = []recipe.Module{{Name: "warp_drive"}} }, "warp_drive"},
-		"negative epoch":   {func(in *image.Inputs) { in.Epoch = -1 }, "build time"},
+		"no kernel":       {func(in *image.Inputs) { in.Kernel = "" }, "neither a kernel package"},
+		"both kernels":    {func(in *image.Inputs) { in.KernelDeb = in.Kernel }, "both a kernel package"},
+		"no binary":       {func(in *image.Inputs) { in.Binary = "/nonexistent/guest" }, "/nonexistent/guest"},
+		"empty binary":    {func(in *image.Inputs) { in.Binary = empty }, "is empty"},
+		"not a go binary": {func(in *image.Inputs) { in.Binary = in.Policy }, "policy.rego"},
+		"no policy":       {func(in *image.Inputs) { in.Policy = "/nonexistent/policy" }, "/nonexistent/policy"},
+		"empty policy":    {func(in *image.Inputs) { in.Policy = empty }, "is empty"},
+		"no CA bundle":    {func(in *image.Inputs) { in.CABundle = "/nonexistent/ca" }, "/nonexistent/ca"},
+		"unknown module":  {func(in *image.Inputs) { in.Profile.Modules = []string{"warp_drive"} }, "warp_drive"},
+		"negative epoch":  {func(in *image.Inputs) { in.Epoch = -1 }, "build time"},
+		"no first": {func(in *image.Inputs) {
+			in.Profile.Layout, in.Profile.FirstModules, in.First = profile.Extension, in.Profile.Modules, "/nonexistent/first"
+		}, "/nonexistent/first"},
 		"locked otherwise": {func(in *image.Inputs) { in.KernelDeb, in.Kernel, in.Modules, in.KernelSHA256 = in.Policy, "", "", "00" }, "locked is 00"},
 	} {
 		t.Run(name, func(t *testing.T) {

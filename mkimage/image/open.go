@@ -17,7 +17,10 @@ import (
 
 	"cocoon/internal/bounded"
 	"cocoon/mkimage/format/cpio"
+	"cocoon/mkimage/format/erofs"
+	"cocoon/mkimage/format/mbr"
 	"cocoon/mkimage/manifest"
+	"cocoon/mkimage/profile"
 	"cocoon/rootfs/recipe"
 )
 
@@ -65,8 +68,34 @@ func checkFile(dir string, want manifest.File) error {
 	return nil
 }
 
-// Root returns the entries of the initramfs of the image in dir.
+// Root returns the entries of the root of the image in dir.
 func Root(dir string, m *manifest.Manifest) ([]recipe.Entry, error) {
+	if m.Layout == string(profile.Extension) {
+		return rootOnDisk(dir, m)
+	}
+	return Initramfs(dir, m)
+}
+
+// rootOnDisk reads the first partition of the root's disk.
+func rootOnDisk(dir string, m *manifest.Manifest) (entries []recipe.Entry, err error) {
+	out, err := m.Output(RootName)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(dir, out.File))
+	if err != nil {
+		return nil, fmt.Errorf("read the root: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	parts, err := mbr.Read(f, out.Size)
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", out.File, err)
+	}
+	return erofs.Read(io.NewSectionReader(f, parts[0].Offset, parts[0].Size))
+}
+
+// Initramfs returns the entries of the initramfs of the image in dir.
+func Initramfs(dir string, m *manifest.Manifest) ([]recipe.Entry, error) {
 	out, err := m.Output(InitrdName)
 	if err != nil {
 		return nil, err

@@ -1,9 +1,9 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lock pins the guest kernel: it finds the distribution's current
-// kernel package, fetches it, and records its digest. From then on no other
-// bytes are accepted until the lock is renewed on purpose.
+// Package lock pins the packages that images are built from: it finds the
+// distribution's current one for each role, fetches it, and records its digest.
+// From then on no other bytes are accepted until the lock is renewed on purpose.
 package lock
 
 import (
@@ -22,11 +22,39 @@ import (
 )
 
 // Schema is the version of the lock file.
-const Schema = "cocoon.lock/1"
+const Schema = "cocoon.lock/2"
 
 // KernelMeta is the Debian package that depends on the current cloud kernel;
 // the name of that one changes with security updates.
 const KernelMeta = "linux-image-cloud-amd64"
+
+// Role names what a package is for.
+type Role string
+
+// The roles that profiles ask for.
+const (
+	// Kernel is the kernel of the machine's own release.
+	Kernel Role = "kernel"
+	// KernelTEE is the one of its backports: drivers of SEV-SNP and TDX guests
+	// came with Linux 6.12.
+	KernelTEE Role = "kernel-tee"
+)
+
+// source is where the package of a role comes from.
+type source struct {
+	meta, prefix string // the package named prefix… that meta depends on
+	backports    bool
+}
+
+func (r Role) source() (source, error) {
+	switch r {
+	case Kernel:
+		return source{meta: KernelMeta, prefix: "linux-image-"}, nil
+	case KernelTEE:
+		return source{meta: KernelMeta, prefix: "linux-image-", backports: true}, nil
+	}
+	return source{}, fmt.Errorf("%w: no package has the role %.40q", ErrInvalid, r)
+}
 
 var (
 	// ErrDigest means that a package is not the one that was locked.
@@ -39,10 +67,11 @@ var (
 	ErrInvalid = errors.New("invalid lock")
 )
 
-// Lock is the content of the lock file.
+// Lock is the content of the lock file: a package for each role that was asked
+// for so far.
 type Lock struct {
-	Schema string  `json:"schema"`
-	Kernel Package `json:"kernel"`
+	Schema   string           `json:"schema"`
+	Packages map[Role]Package `json:"packages"`
 }
 
 // Package is one pinned package.
@@ -66,54 +95,48 @@ type Locker struct {
 	Progress func(format string, args ...any)
 }
 
-// Kernel returns the path of the kernel package. If lockFile exists, and renew
-// is false, it is the package that is locked there; otherwise it is the current
-// one, and lockFile is written.
-func (l *Locker) Kernel(ctx context.Context, lockFile string, renew bool) (string, *Lock, error) {
+// Package returns the path of the package of a role. If lockFile names one, and
+// renew is false, it is that one; otherwise it is the archive's current one,
+// and lockFile names it from then on.
+func (l *Locker) Package(ctx context.Context, lockFile string, r Role, renew bool) (string, Package, error) {
+	src, err := r.source()
+	if err != nil {
+		return "", Package{}, err
+	}
 	k, err := Read(lockFile)
-	if err == nil && !renew {
-		file, err := l.locked(ctx, k.Kernel)
-		return file, k, err
+	if errors.Is(err, os.ErrNotExist) {
+		k, err = &Lock{Schema: Schema, Packages: map[Role]Package{}}, nil
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", nil, err
-	}
-	name, err := l.current(ctx)
 	if err != nil {
-		return "", nil, err
+		return "", Package{}, err
 	}
-	file, sum, err := l.download(ctx, name)
+	if p, ok := k.Packages[r]; ok && !renew {
+		file, err := l.locked(ctx, src, p)
+		return file, p, err
+	}
+	a, err := l.archive(ctx, src)
 	if err != nil {
-		return "", nil, err
+		return "", Package{}, err
 	}
-	k = &Lock{Schema: Schema, Kernel: Package{Name: name, File: filepath.Base(file), SHA256: sum}}
-	return file, k, write(lockFile, k)
-}
-
-// current returns the name of the kernel package that the archive has now.
-func (l *Locker) current(ctx context.Context) (string, error) {
-	l.Progress("resolve %s", KernelMeta)
-	out, err := l.Run(ctx, "", "/usr/bin/apt-cache", "depends", KernelMeta)
+	name, err := a.current(ctx, src)
 	if err != nil {
-		return "", err
+		return "", Package{}, err
 	}
-	return parseDepends(string(out))
+	file, sum, err := a.download(ctx, name)
+	if err != nil {
+		return "", Package{}, err
+	}
+	p := Package{Name: name, File: filepath.Base(file), SHA256: sum}
+	k.Packages[r] = p
+	return file, p, write(lockFile, k)
 }
 
 // locked returns the path of p, from the cache if it is there.
-func (l *Locker) locked(ctx context.Context, p Package) (string, error) {
+func (l *Locker) locked(ctx context.Context, src source, p Package) (string, error) {
 	file := filepath.Join(l.Cache, p.File)
 	sum, err := digest(file)
 	if errors.Is(err, os.ErrNotExist) {
-		if file, sum, err = l.download(ctx, p.Name); err == nil && filepath.Base(file) != p.File {
-			return "", fmt.Errorf("%w: it has %q, locked is %q: renew the lock", ErrGone, filepath.Base(file), p.File)
-		}
-		if err != nil {
-			// No network is no reason to take another kernel.
-			if name, nameErr := l.current(ctx); nameErr == nil && name != p.Name {
-				err = fmt.Errorf("%w: it has %q, locked is %q: renew the lock: %w", ErrGone, name, p.Name, err)
-			}
-		}
+		file, sum, err = l.fetchLocked(ctx, src, p)
 	}
 	if err != nil {
 		return "", err
@@ -124,45 +147,23 @@ func (l *Locker) locked(ctx context.Context, p Package) (string, error) {
 	return file, nil
 }
 
-// download fetches a package into the cache by way of an empty directory, since
-// only that tells what the file is called.
-func (l *Locker) download(ctx context.Context, name string) (file, sum string, err error) {
-	l.Progress("download %s", name)
-	if err := os.MkdirAll(l.Cache, 0o755); err != nil {
-		return "", "", fmt.Errorf("make the cache: %w", err)
-	}
-	tmp, err := os.MkdirTemp(l.Cache, ".download-")
+// fetchLocked downloads p, if the archive still has it.
+func (l *Locker) fetchLocked(ctx context.Context, src source, p Package) (file, sum string, err error) {
+	a, err := l.archive(ctx, src)
 	if err != nil {
-		return "", "", fmt.Errorf("make a directory in the cache: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	if _, err := l.Run(ctx, tmp, "/usr/bin/apt-get", "-q", "download", name); err != nil {
 		return "", "", err
 	}
-	got, err := filepath.Glob(filepath.Join(tmp, name+"_*.deb"))
-	if err != nil || len(got) != 1 {
-		return "", "", fmt.Errorf("download %q: %d packages arrived, not one: %w", name, len(got), errors.Join(ErrInvalid, err))
+	file, sum, err = a.download(ctx, p.Name)
+	if err == nil && filepath.Base(file) != p.File {
+		return "", "", fmt.Errorf("%w: it has %q, locked is %q: renew the lock", ErrGone, filepath.Base(file), p.File)
 	}
-	file = filepath.Join(l.Cache, filepath.Base(got[0]))
-	if err := os.Rename(got[0], file); err != nil {
-		return "", "", fmt.Errorf("keep package %q: %w", name, err)
-	}
-	sum, err = digest(file)
-	return file, sum, err
-}
-
-// parseDepends returns the one package of a line "Depends: name".
-func parseDepends(out string) (string, error) {
-	var names []string
-	for line := range strings.Lines(out) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "); ok && strings.HasPrefix(name, "linux-image-") {
-			names = append(names, name)
+	if err != nil {
+		// No network is no reason to take another package.
+		if name, nameErr := a.current(ctx, src); nameErr == nil && name != p.Name {
+			err = fmt.Errorf("%w: it has %q, locked is %q: renew the lock: %w", ErrGone, name, p.Name, err)
 		}
 	}
-	if len(names) != 1 || strings.ContainsAny(names[0], "/ <>*?[") {
-		return "", fmt.Errorf("%w: package %q depends on the kernels %q", ErrInvalid, KernelMeta, names)
-	}
-	return names[0], nil
+	return file, sum, err
 }
 
 // Read reads a lock file. The error wraps os.ErrNotExist if there is none.
@@ -185,13 +186,31 @@ func parse(b []byte) (*Lock, error) {
 	if err := dec.Decode(&k); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	p := k.Kernel
-	sum, err := hex.DecodeString(p.SHA256)
-	if k.Schema != Schema || err != nil || len(sum) != sha256.Size || filepath.Base(p.File) != p.File ||
-		!strings.HasPrefix(p.File, p.Name+"_") || !strings.HasPrefix(p.Name, "linux-image-") {
-		return nil, fmt.Errorf("%w: schema %q, package %q, file %q, digest %q", ErrInvalid, k.Schema, p.Name, p.File, p.SHA256)
+	if k.Schema != Schema {
+		return nil, fmt.Errorf("%w: schema %q, not %q: remove the file to have it made anew", ErrInvalid, k.Schema, Schema)
+	}
+	if k.Packages == nil {
+		return nil, fmt.Errorf("%w: it has no packages", ErrInvalid)
+	}
+	for r, p := range k.Packages {
+		if err := p.check(r); err != nil {
+			return nil, err
+		}
 	}
 	return &k, nil
+}
+
+func (p Package) check(r Role) error {
+	src, err := r.source()
+	if err != nil {
+		return err
+	}
+	sum, err := hex.DecodeString(p.SHA256)
+	if err != nil || len(sum) != sha256.Size || filepath.Base(p.File) != p.File ||
+		!strings.HasPrefix(p.File, p.Name+"_") || !strings.HasPrefix(p.Name, src.prefix) {
+		return fmt.Errorf("%w: %s is package %q, file %q, digest %q", ErrInvalid, r, p.Name, p.File, p.SHA256)
+	}
+	return nil
 }
 
 func write(file string, k *Lock) error {

@@ -13,18 +13,25 @@ import (
 )
 
 // archive plays the package manager.
-type archive struct {
+type fakeArchive struct {
 	current string // package on which the meta package depends
 	content string
 	file    string // name of the file that a download brings
 	asked   []string
+	targets string
 	err     error
 }
 
-func (a *archive) run(_ context.Context, dir, program string, args ...string) ([]byte, error) {
+func (a *fakeArchive) run(_ context.Context, dir, program string, args ...string) ([]byte, error) {
 	a.asked = append(a.asked, filepath.Base(program)+" "+args[len(args)-1])
 	if a.err != nil {
 		return nil, a.err
+	}
+	if args[0] == "indextargets" {
+		return []byte(a.targets), nil
+	}
+	if args[len(args)-1] == "update" {
+		return nil, nil
 	}
 	if filepath.Base(program) == "apt-cache" {
 		return []byte(KernelMeta + "\n  Depends: " + a.current + "\n"), nil
@@ -35,9 +42,9 @@ func (a *archive) run(_ context.Context, dir, program string, args ...string) ([
 	return nil, os.WriteFile(filepath.Join(dir, a.file), []byte(a.content), 0o600)
 }
 
-func setup(t *testing.T) (*archive, *Locker, string) {
+func setup(t *testing.T) (*fakeArchive, *Locker, string) {
 	t.Helper()
-	a := &archive{current: "linux-image-6.1-cloud", content: "kernel", file: "linux-image-6.1-cloud_6.1.1_amd64.deb"}
+	a := &fakeArchive{current: "linux-image-6.1-cloud", content: "kernel", file: "linux-image-6.1-cloud_6.1.1_amd64.deb"}
 	dir := t.TempDir()
 	return a, &Locker{Run: a.run, Cache: filepath.Join(dir, "cache"), Progress: func(string, ...any) {}}, filepath.Join(dir, "lock.json")
 }
@@ -45,52 +52,81 @@ func setup(t *testing.T) (*archive, *Locker, string) {
 func TestTheFirstRunLocksAndLaterOnesKeepTheLock(t *testing.T) {
 	t.Parallel()
 	a, l, file := setup(t)
-	deb, k, err := l.Kernel(t.Context(), file, false)
+	deb, k, err := l.Package(t.Context(), file, Kernel, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(deb); err != nil || string(b) != "kernel" || k.Kernel.Name != a.current {
+	if b, err := os.ReadFile(deb); err != nil || string(b) != "kernel" || k.Name != a.current {
 		t.Errorf("got %q, %+v, %v", b, k, err)
 	}
 	a.current, a.asked = "linux-image-6.2-cloud", nil
-	again, k2, err := l.Kernel(t.Context(), file, false)
-	if err != nil || again != deb || *k2 != *k || len(a.asked) != 0 {
+	again, k2, err := l.Package(t.Context(), file, Kernel, false)
+	if err != nil || again != deb || k2 != k || len(a.asked) != 0 {
 		t.Errorf("second run gives %q, %+v, %v and asked %q", again, k2, err, a.asked)
 	}
 	if left, err := filepath.Glob(filepath.Join(l.Cache, ".download-*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %q, %v", left, err)
 	}
 	a.file = "linux-image-6.2-cloud_6.2.1_amd64.deb"
-	if _, k3, err := l.Kernel(t.Context(), file, true); err != nil || k3.Kernel.Name != a.current {
+	if _, k3, err := l.Package(t.Context(), file, Kernel, true); err != nil || k3.Name != a.current {
 		t.Errorf("renewal gives %+v, %v", k3, err)
+	}
+}
+
+func TestTheKernelForTEEsComesFromBackports(t *testing.T) {
+	t.Parallel()
+	a, l, file := setup(t)
+	a.targets = "http://archive.test/debian/ stable-updates main\nhttp://archive.test/debian/ stable contrib\nhttp://archive.test/debian/ stable main\n"
+	if _, _, err := l.Package(t.Context(), file, Kernel, false); err != nil {
+		t.Fatal(err)
+	}
+	a.current, a.file = "linux-image-6.12-cloud", "linux-image-6.12-cloud_6.12.1_amd64.deb"
+	if _, p, err := l.Package(t.Context(), file, KernelTEE, false); err != nil || p.Name != a.current {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	line, err := os.ReadFile(filepath.Join(l.Cache, "apt", "backports.list"))
+	if err != nil || !strings.HasPrefix(string(line), "deb ") || !strings.HasSuffix(string(line), "http://archive.test/debian/ stable-backports main\n") {
+		t.Errorf("%q, %v", line, err)
+	}
+	k, err := Read(file)
+	if err != nil || len(k.Packages) != 2 || k.Packages[Kernel].Name != "linux-image-6.1-cloud" {
+		t.Errorf("%+v, %v", k, err)
+	}
+	if _, _, err := l.Package(t.Context(), file, "shell", false); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a role that nobody knows: %v", err)
+	}
+	for _, targets := range []string{"", "x", "http://archive.test/ [trusted=yes] main", "http://archive.test/ stable-updates main", "http://archive.test/ stable contrib"} {
+		if line, err := backportsOf(targets); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %q, %v", targets, line, err)
+		}
 	}
 }
 
 func TestAnotherDigestStops(t *testing.T) {
 	t.Parallel()
 	a, l, file := setup(t)
-	deb, _, err := l.Kernel(t.Context(), file, false)
+	deb, _, err := l.Package(t.Context(), file, Kernel, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(deb, []byte("tampered"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, ErrDigest) || !strings.Contains(err.Error(), deb) {
+	if _, _, err := l.Package(t.Context(), file, Kernel, false); !errors.Is(err, ErrDigest) || !strings.Contains(err.Error(), deb) {
 		t.Errorf("a changed package gives %v", err)
 	}
 	if err := os.Remove(deb); err != nil {
 		t.Fatal(err)
 	}
 	a.content = "another build"
-	if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, ErrDigest) {
+	if _, _, err := l.Package(t.Context(), file, Kernel, false); !errors.Is(err, ErrDigest) {
 		t.Errorf("another download gives %v", err)
 	}
 	if err := os.Remove(deb); err != nil {
 		t.Fatal(err)
 	}
 	a.file = "linux-image-6.1-cloud_6.1.2_amd64.deb"
-	if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "renew") {
+	if _, _, err := l.Package(t.Context(), file, Kernel, false); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "renew") {
 		t.Errorf("another version gives %v", err)
 	}
 }
@@ -99,19 +135,19 @@ func TestAnswersOfThePackageManagerAreChecked(t *testing.T) {
 	t.Parallel()
 	boom := errors.New("boom")
 	for name, tc := range map[string]struct {
-		change func(*archive)
+		change func(*fakeArchive)
 		want   error
 	}{
-		"fails":            {func(a *archive) { a.err = boom }, boom},
-		"path as package":  {func(a *archive) { a.current = "linux-image-../../x" }, ErrInvalid},
-		"other package":    {func(a *archive) { a.current = "evil" }, ErrInvalid},
-		"virtual package":  {func(a *archive) { a.current = "<linux-image>" }, ErrInvalid},
-		"two alternatives": {func(a *archive) { a.current = "linux-image-a\n  Depends: linux-image-b" }, ErrInvalid},
-		"nothing arrives":  {func(a *archive) { a.file = "" }, ErrInvalid},
+		"fails":            {func(a *fakeArchive) { a.err = boom }, boom},
+		"path as package":  {func(a *fakeArchive) { a.current = "linux-image-../../x" }, ErrInvalid},
+		"other package":    {func(a *fakeArchive) { a.current = "evil" }, ErrInvalid},
+		"virtual package":  {func(a *fakeArchive) { a.current = "<linux-image>" }, ErrInvalid},
+		"two alternatives": {func(a *fakeArchive) { a.current = "linux-image-a\n  Depends: linux-image-b" }, ErrInvalid},
+		"nothing arrives":  {func(a *fakeArchive) { a.file = "" }, ErrInvalid},
 	} {
 		a, l, file := setup(t)
 		tc.change(a)
-		if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, tc.want) {
+		if _, _, err := l.Package(t.Context(), file, Kernel, false); !errors.Is(err, tc.want) {
 			t.Errorf("%s: got %v, want %v", name, err, tc.want)
 		}
 		if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
@@ -124,17 +160,20 @@ func TestAMalformedLockIsNotReplacedInSilence(t *testing.T) {
 	t.Parallel()
 	sum := strings.Repeat("ab", 32)
 	for name, content := range map[string]string{
-		"empty": "", "schema": `{"schema":"x"}`, "unknown": `{"schema":"cocoon.lock/1","x":1}`,
-		"short digest": `{"schema":"cocoon.lock/1","kernel":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"ab"}}`,
-		"path":         `{"schema":"cocoon.lock/1","kernel":{"name":"linux-image-a","file":"../linux-image-a_1.deb","sha256":"` + sum + `"}}`,
-		"other name":   `{"schema":"cocoon.lock/1","kernel":{"name":"bash","file":"bash_1.deb","sha256":"` + sum + `"}}`,
-		"option":       `{"schema":"cocoon.lock/1","kernel":{"name":"-o=x","file":"-o=x_1.deb","sha256":"` + sum + `"}}`,
+		"empty": "", "schema": `{"schema":"x"}`, "unknown": `{"schema":"cocoon.lock/2","x":1}`,
+		"short digest": `{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"ab"}}}`,
+		"path":         `{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"linux-image-a","file":"../linux-image-a_1.deb","sha256":"` + sum + `"}}}`,
+		"no packages":  `{"schema":"cocoon.lock/2"}`,
+		"unknown role": `{"schema":"cocoon.lock/2","packages":{"shell":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"` + sum + `"}}}`,
+		"old schema":   `{"schema":"cocoon.lock/1","kernel":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"` + sum + `"}}`,
+		"other name":   `{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"bash","file":"bash_1.deb","sha256":"` + sum + `"}}}`,
+		"option":       `{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"-o=x","file":"-o=x_1.deb","sha256":"` + sum + `"}}}`,
 	} {
 		a, l, file := setup(t)
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := l.Kernel(t.Context(), file, false); !errors.Is(err, ErrInvalid) || len(a.asked) != 0 {
+		if _, _, err := l.Package(t.Context(), file, Kernel, false); !errors.Is(err, ErrInvalid) || len(a.asked) != 0 {
 			t.Errorf("%s: got %v after asking %q", name, err, a.asked)
 		}
 	}
@@ -152,7 +191,7 @@ func TestACommandsComplaintIsPartOfTheError(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte(`{"schema":"cocoon.lock/1","kernel":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"` + strings.Repeat("00", 32) + `"}}`))
+	f.Add([]byte(`{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"` + strings.Repeat("00", 32) + `"}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		k, err := parse(b)
 		if err != nil {
@@ -161,8 +200,10 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if filepath.Base(k.Kernel.File) != k.Kernel.File || len(k.Kernel.SHA256) != 64 {
-			t.Errorf("accepted %+v", k)
+		for r, p := range k.Packages {
+			if filepath.Base(p.File) != p.File || len(p.SHA256) != 64 {
+				t.Errorf("accepted %s: %+v", r, p)
+			}
 		}
 	})
 }
@@ -171,22 +212,22 @@ func TestOnlyAPackageThatHasLeftTheArchiveIsGone(t *testing.T) {
 	t.Parallel()
 	lost := errors.New("no route to the archive")
 	for name, tc := range map[string]struct {
-		change func(a *archive)
+		change func(a *fakeArchive)
 		gone   bool
 	}{
-		"a newer file of the same name": {func(a *archive) { a.file = "linux-image-6.1-cloud_6.1.2_amd64.deb" }, true},
-		"another package":               {func(a *archive) { a.file, a.current = "", "linux-image-6.2-cloud" }, true},
-		"no network":                    {func(a *archive) { a.err = lost }, false},
-		"nothing arrives":               {func(a *archive) { a.file = "" }, false},
-		"other bytes":                   {func(a *archive) { a.content = "evil" }, false},
+		"a newer file of the same name": {func(a *fakeArchive) { a.file = "linux-image-6.1-cloud_6.1.2_amd64.deb" }, true},
+		"another package":               {func(a *fakeArchive) { a.file, a.current = "", "linux-image-6.2-cloud" }, true},
+		"no network":                    {func(a *fakeArchive) { a.err = lost }, false},
+		"nothing arrives":               {func(a *fakeArchive) { a.file = "" }, false},
+		"other bytes":                   {func(a *fakeArchive) { a.content = "evil" }, false},
 	} {
 		a, l, file := setup(t)
-		deb, _, err := l.Kernel(t.Context(), file, false)
+		deb, _, err := l.Package(t.Context(), file, Kernel, false)
 		if err := errors.Join(err, os.Remove(deb)); err != nil {
 			t.Fatal(err)
 		}
 		tc.change(a)
-		if _, _, err := l.Kernel(t.Context(), file, false); err == nil || errors.Is(err, ErrGone) != tc.gone {
+		if _, _, err := l.Package(t.Context(), file, Kernel, false); err == nil || errors.Is(err, ErrGone) != tc.gone {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -14,13 +14,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"cocoon/internal/bounded"
 )
 
 // Schema is the version of the format.
-const Schema = "cocoon.manifest/1"
+const Schema = "cocoon.manifest/2"
 
 // Name is the name of the manifest in an image's directory.
 const Name = "manifest.json"
@@ -36,6 +37,11 @@ var ErrInvalid = errors.New("invalid manifest")
 type Manifest struct {
 	Schema  string `json:"schema"`
 	Profile string `json:"profile"`
+	// Guest is the profile's name in the guest, Layout where its root is, and
+	// TEEs are those that measure it.
+	Guest  string   `json:"guest"`
+	Layout string   `json:"layout"`
+	TEEs   []string `json:"tees,omitempty"`
 	// Epoch is SOURCE_DATE_EPOCH, Unix seconds.
 	Epoch int64 `json:"source_date_epoch"`
 	// Release is the kernel's.
@@ -43,8 +49,11 @@ type Manifest struct {
 	Cmdline string `json:"cmdline"`
 	// MemoryMiB is what the guest needs at least.
 	MemoryMiB int `json:"memory_mib"`
-	// Tree is the digest of the uncompressed initramfs.
-	Tree    string   `json:"initrd_tree"`
+	// Tree is the digest of the root as an uncompressed initramfs. It names the
+	// root's content in every layout.
+	Tree string `json:"root_tree"`
+	// Verity are the parameters of a root on a disk.
+	Verity  *Verity  `json:"verity,omitempty"`
 	Inputs  []File   `json:"inputs"`
 	Outputs []File   `json:"outputs"`
 	Modules []Module `json:"modules"`
@@ -60,6 +69,18 @@ type File struct {
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 	SHA384 string `json:"sha384,omitempty"`
+}
+
+// Verity are the parameters of dm-verity, by which the kernel checks a root on
+// a disk.
+type Verity struct {
+	RootHash      string `json:"root_hash"`
+	Salt          string `json:"salt"`
+	DataBlocks    uint64 `json:"data_blocks"`
+	DataBlockSize uint64 `json:"data_block_size"`
+	HashBlockSize uint64 `json:"hash_block_size"`
+	// Text is all of it as a kata shim takes it.
+	Text string `json:"verity_params"`
 }
 
 // Module is a kernel module of the image, in the order of loading.
@@ -131,4 +152,31 @@ func (m *Manifest) Output(name string) (File, error) {
 		}
 	}
 	return File{}, fmt.Errorf("%w: no output %q", ErrInvalid, name)
+}
+
+// Digester writes to another writer and describes what went there.
+type Digester struct {
+	w    io.Writer
+	size int64
+	s256 hash.Hash
+	s384 hash.Hash
+}
+
+// NewDigester returns a Digester that writes to w.
+func NewDigester(w io.Writer) *Digester {
+	return &Digester{w: w, s256: sha256.New(), s384: sha512.New384()}
+}
+
+// Write implements io.Writer.
+func (d *Digester) Write(p []byte) (int, error) {
+	n, err := d.w.Write(p)
+	d.size += int64(n)
+	d.s256.Write(p[:n])
+	d.s384.Write(p[:n])
+	return n, err
+}
+
+// File returns the entry of what was written.
+func (d *Digester) File(name, file string) File {
+	return File{Name: name, File: file, Size: d.size, SHA256: hex.EncodeToString(d.s256.Sum(nil)), SHA384: hex.EncodeToString(d.s384.Sum(nil))}
 }

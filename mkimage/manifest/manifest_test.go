@@ -55,8 +55,8 @@ func TestAManifestSurvivesEncoding(t *testing.T) {
 func TestMalformedManifestsAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, in := range map[string]string{
-		"empty": "", "no JSON": "hello", "other schema": `{"schema":"cocoon.manifest/2"}`, "no schema": `{}`,
-		"unknown field": `{"schema":"cocoon.manifest/1","extra":1}`, "trailing": `{"schema":"cocoon.manifest/1"} {}`,
+		"empty": "", "no JSON": "hello", "other schema": `{"schema":"cocoon.manifest/1"}`, "no schema": `{}`,
+		"unknown field": `{"schema":"cocoon.manifest/2","extra":1}`, "trailing": `{"schema":"cocoon.manifest/2"} {}`,
 		"wrong type": `{"schema":1}`,
 	} {
 		if _, err := manifest.Decode(strings.NewReader(in)); !errors.Is(err, manifest.ErrInvalid) {

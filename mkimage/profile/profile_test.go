@@ -5,6 +5,9 @@ package profile_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -12,13 +15,21 @@ import (
 	"cocoon/internal/cmdline"
 	"cocoon/mkimage/profile"
 	"cocoon/rootfs/boot"
+	"cocoon/rootfs/recipe"
 )
 
 func TestEveryProfileHasACommandLineThatPID1Accepts(t *testing.T) {
 	t.Parallel()
+	all, err := profile.All()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var names []string
-	for _, p := range profile.All() {
+	for _, p := range all {
 		names = append(names, p.Name)
+		if q, err := profile.Named(p.Name); err != nil || !reflect.DeepEqual(p, q) {
+			t.Errorf("%s by its name is %+v, %v", p.Name, q, err)
+		}
 		c, err := cmdline.Parse(strings.Join(p.Cmdline, " "))
 		if err != nil {
 			t.Errorf("%s: %v", p.Name, err)
@@ -31,17 +42,28 @@ func TestEveryProfileHasACommandLineThatPID1Accepts(t *testing.T) {
 		if v, _ := c.Value("panic"); v != "-1" {
 			t.Errorf("%s: a panic would leave the guest standing: panic=%q", p.Name, v)
 		}
-		if p.MemoryMiB < 192 || len(p.Modules) == 0 || p.Purpose == "" {
-			t.Errorf("%s is incomplete: %+v", p.Name, p)
-		}
-		for _, m := range p.Modules {
-			if m.Name == "" || strings.ContainsAny(m.Name, "/.- ") {
-				t.Errorf("%s: module name %q", p.Name, m.Name)
-			}
-		}
 	}
-	if !slices.IsSorted(names) || !slices.Contains(names, "dev") {
+	if !slices.IsSorted(names) || !slices.Contains(names, "dev") || slices.Contains(names, "vm") {
 		t.Errorf("profiles are %q", names)
+	}
+}
+
+// A guest is told apart by what it may accept, not by the TEE.
+func TestOneGuestServesSeveralTEEs(t *testing.T) {
+	t.Parallel()
+	guests := map[string]profile.Profile{}
+	for _, name := range []string{"snp", "tdx", "snp-verity", "tdx-verity"} {
+		p, err := profile.Named(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first, ok := guests[p.GuestName()]; ok && !slices.Equal(first.Modules, p.Modules) {
+			t.Errorf("%s and %s are guest %q with other modules", first.Name, p.Name, p.GuestName())
+		}
+		guests[p.GuestName()] = p
+	}
+	if len(guests) != 1 {
+		t.Errorf("guests are %v", guests)
 	}
 }
 
@@ -51,5 +73,78 @@ func TestAnUnknownProfileIsAnErrorThatListsTheKnownOnes(t *testing.T) {
 		if _, err := profile.Named(name); !errors.Is(err, profile.ErrUnknown) || !strings.Contains(err.Error(), "dev") {
 			t.Errorf("%q: got %v", name, err)
 		}
+	}
+	if _, err := profile.Named("vm"); !errors.Is(err, profile.ErrInvalid) {
+		t.Errorf("an abstract one: %v", err)
+	}
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "own.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestAFileMayInheritAndAdd(t *testing.T) {
+	t.Parallel()
+	p, err := profile.Named(file(t, "inherits: snp\npurpose: ours\ncmdline: [agent.log=debug]\nmodules: [nvme]\noptional_modules: [mlx5_core]\nmemory_mib: 1024\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	snp, err := profile.Named("snp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Name != "own" || p.Purpose != "ours" || p.MemoryMiB != 1024 || p.GuestName() != "kata" || p.Kernel != snp.Kernel ||
+		!slices.Equal(p.Cmdline, append(slices.Clone(snp.Cmdline), "agent.log=debug")) || !slices.Equal(p.Modules, append(slices.Clone(snp.Modules), "nvme")) {
+		t.Errorf("got %+v", p)
+	}
+	mods := p.Wanted()
+	if !slices.Contains(mods, recipe.Module{Name: "nvme"}) || !slices.Contains(mods, recipe.Module{Name: "mlx5_core", Optional: true}) {
+		t.Errorf("modules %+v", mods)
+	}
+	dump, err := p.Dump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(dump), "name: own\n", "", 1)
+	if q, err := profile.Named(file(t, text)); err != nil || !reflect.DeepEqual(p, q) {
+		t.Errorf("what was dumped is another profile: %+v, %v", q, err)
+	}
+}
+
+func TestProfilesThatMakeNoImageAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"empty":              "",
+		"no YAML":            "inherits: [",
+		"unknown key":        "inherits: snp\nshell: true\n",
+		"two documents":      "inherits: snp\n---\ninherits: tdx\n",
+		"own name":           "inherits: snp\nname: tdx\n",
+		"layout":             "inherits: snp\nlayout: floppy\n",
+		"no first modules":   "inherits: snp\nlayout: extension\n",
+		"too little memory":  "inherits: snp\nmemory_mib: 64\n",
+		"module as path":     "inherits: snp\nmodules: [../evil]\n",
+		"module with a mark": "inherits: snp\nmodules: ['?x']\n",
+		"word with a blank":  "inherits: snp\ncmdline: ['a b']\n",
+		"word with a quote":  "inherits: snp\ncmdline: ['a\"']\n",
+		"empty word":         "inherits: snp\ncmdline: ['']\n",
+		"guest's name":       "inherits: snp\nguest: ../x\n",
+		"nothing inherited":  "purpose: x\n",
+		"abstract":           "inherits: snp\nabstract: true\n",
+		"too long":           "inherits: snp\n" + strings.Repeat("#", 64<<10),
+	} {
+		if p, err := profile.Named(file(t, text)); !errors.Is(err, profile.ErrInvalid) {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+	}
+	if _, err := profile.Named(file(t, "inherits: nobody\n")); !errors.Is(err, profile.ErrUnknown) {
+		t.Errorf("an unknown parent: %v", err)
+	}
+	if _, err := profile.Named("./absent.yaml"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
 	}
 }

@@ -68,7 +68,7 @@ read /dev/vda2 4096
 read /dev/vdb3 0
 map cocoon-root verity 1600 1 254:18 254:19 4096 4096 200 %d sha256 %x 07 1 panic_on_corruption
 mkdir /.root 755
-mount /dev/dm-0 /.root erofs 0x7 
+mount /dev/dm-0 /.root erofs 0x3 
 unmount /dev
 unmount /sys
 unmount /proc

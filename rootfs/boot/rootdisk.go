@@ -86,7 +86,8 @@ func openRoot(ctx context.Context, s *State) error {
 	if err := makeDir(s.Deps.FS, newRoot); err != nil {
 		return err
 	}
-	if err := s.Deps.FS.Mount(node, newRoot, "erofs", unix.MS_RDONLY|nsd, ""); err != nil {
+	// The root brings the few devices that its /init needs before it has /dev.
+	if err := s.Deps.FS.Mount(node, newRoot, "erofs", unix.MS_RDONLY|unix.MS_NOSUID, ""); err != nil {
 		return fmt.Errorf("mount the root, %q: %w", node, err)
 	}
 	return nil

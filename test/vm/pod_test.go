@@ -26,9 +26,6 @@ import (
 	"cocoon/agent/agentctl/client"
 	"cocoon/agent/policy"
 	"cocoon/internal/wire/agentpb"
-	"cocoon/mkimage/image"
-	"cocoon/mkimage/lock"
-	"cocoon/mkimage/profile"
 	"cocoon/mkimage/qemu"
 	"cocoon/test/pki"
 	"cocoon/test/vm"
@@ -64,21 +61,7 @@ func buildGuest(t *testing.T, of string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
-	p, err := profile.Named(of)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lockFile := os.Getenv(lockVariable)
-	l := lock.Locker{Run: lock.RunCommand, Cache: filepath.Dir(lockFile), Progress: t.Logf}
-	deb, k, err := l.Kernel(t.Context(), lockFile, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := image.Inputs{Profile: p, KernelDeb: deb, KernelSHA256: k.Kernel.SHA256, Binary: binary}
-	if _, err := image.Build(t.Context(), in, dir, t.Logf); err != nil {
-		t.Fatal(err)
-	}
-	return dir
+	return build(t, named(t, of), binary, "")
 }
 
 // rootDisk makes a disk with the root of all containers: busybox and what a

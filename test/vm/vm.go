@@ -8,12 +8,12 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +35,8 @@ var (
 
 // Options change how an image is started. The zero value is fine.
 type Options struct {
+	// Cmdline replaces the image's, if it is not empty.
+	Cmdline string
 	// Append are words for the end of the image's command line.
 	Append []string
 	// MemoryMiB replaces the manifest's.
@@ -43,6 +45,8 @@ type Options struct {
 	// Accel is the accelerator; empty means emulation. Use qemu.Accel to ask for
 	// the best one that works.
 	Accel string
+	// Root replaces the disk with the root, in an image that has one.
+	Root string
 	// Disks become virtio block devices, in order.
 	Disks []qemu.Disk
 	// GuestPorts are forwarded from free ports of 127.0.0.1.
@@ -69,10 +73,12 @@ func Start(ctx context.Context, dir string, o Options) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := qemu.Config{
-		Kernel: filepath.Join(dir, image.KernelFile), Initrd: filepath.Join(dir, image.InitrdFile),
-		Cmdline:   strings.Join(append([]string{m.Cmdline}, o.Append...), " "),
-		MemoryMiB: m.MemoryMiB, CPUs: o.CPUs, Accel: o.Accel, Disks: o.Disks, Channels: o.Channels, Extra: o.Extra,
+	c := image.Machine(dir, m)
+	c.Cmdline = strings.Join(append([]string{cmp.Or(o.Cmdline, c.Cmdline)}, o.Append...), " ")
+	c.CPUs, c.Accel, c.Channels, c.Extra = o.CPUs, o.Accel, o.Channels, o.Extra
+	c.Disks = append(c.Disks, o.Disks...)
+	if o.Root != "" {
+		c.Disks[0].File = o.Root
 	}
 	if o.MemoryMiB > 0 {
 		c.MemoryMiB = o.MemoryMiB

@@ -23,7 +23,6 @@ import (
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/lock"
 	"cocoon/mkimage/profile"
-	"cocoon/mkimage/qemu"
 	"cocoon/test/vm"
 )
 
@@ -65,34 +64,46 @@ func TestGuest(t *testing.T) {
 // QEMU or no kernel.
 func buildImage(t *testing.T) string {
 	t.Helper()
-	if _, err := os.Stat(qemu.Binary); err != nil {
-		t.Skipf("no QEMU: %v", err)
-	}
-	lockFile := os.Getenv(lockVariable)
-	if lockFile == "" {
-		t.Skipf("%s is not set: run mkimage lock and point it to the lock file", lockVariable)
-	}
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "testguest")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false",
-		"-tags", "netgo,osusergo", "-ldflags", "-s -w -buildid=", "-o", binary, "./internal/testguest")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the test guest: %v\n%s", err, out)
-	}
-	p, err := profile.Named("dev")
+	needMachine(t)
+	return build(t, named(t, "dev"), compile(t, "./internal/testguest"), "")
+}
+
+// named returns a profile.
+func named(t *testing.T, name string) profile.Profile {
+	t.Helper()
+	p, err := profile.Named(name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+// compile builds a program of this repository without cgo.
+func compile(t *testing.T, what string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), filepath.Base(what))
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false",
+		"-tags", "netgo,osusergo", "-ldflags", "-s -w -buildid=", "-o", binary, what)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", what, err, out)
+	}
+	return binary
+}
+
+// build builds an image with the locked kernel.
+func build(t *testing.T, p profile.Profile, binary, first string) string {
+	t.Helper()
+	dir, lockFile := t.TempDir(), os.Getenv(lockVariable)
 	l := lock.Locker{Run: lock.RunCommand, Cache: filepath.Dir(lockFile), Progress: t.Logf}
 	if _, err := lock.Read(lockFile); err != nil {
 		t.Fatal(err)
 	}
-	deb, k, err := l.Kernel(t.Context(), lockFile, false)
+	deb, k, err := l.Package(t.Context(), lockFile, p.Kernel, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := image.Inputs{Profile: p, KernelDeb: deb, KernelSHA256: k.Kernel.SHA256, Binary: binary}
+	in := image.Inputs{Profile: p, KernelDeb: deb, KernelSHA256: k.SHA256, Binary: binary, First: first}
 	if _, err := image.Build(t.Context(), in, dir, t.Logf); err != nil {
 		t.Fatal(err)
 	}

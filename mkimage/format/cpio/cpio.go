@@ -8,31 +8,22 @@ package cpio
 
 import (
 	"bytes"
-	"cmp"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path"
-	"slices"
 
 	ucpio "github.com/u-root/u-root/pkg/cpio"
 
 	"cocoon/rootfs/recipe"
 )
 
-// ErrEntry is wrapped by errors about entries that make no file system: the
-// kernel would drop such a file without a word.
-var ErrEntry = errors.New("entry does not fit the root")
-
 // blockSize is what the archive is padded to, so that a further segment that is
 // appended starts aligned.
 const blockSize = 512
 
-// Write writes entries to w in the newc format. Directories that no entry
-// names are made with mode 0755. Entries may come in any order.
+// Write writes entries to w in the newc format, with the directories that
+// recipe.Complete adds. Entries may come in any order.
 func Write(w io.Writer, entries []recipe.Entry) error {
-	sorted, err := complete(entries)
+	sorted, err := recipe.Complete(entries)
 	if err != nil {
 		return err
 	}
@@ -60,56 +51,6 @@ func record(ino uint64, e recipe.Entry) ucpio.Record {
 		Rmajor: uint64(e.Major), Rminor: uint64(e.Minor),
 	}
 	return ucpio.Record{ReaderAt: bytes.NewReader(e.Data), Info: info}
-}
-
-// complete returns entries sorted, with all parent directories, after checking
-// that they make one tree.
-func complete(entries []recipe.Entry) ([]recipe.Entry, error) {
-	byPath := map[string]recipe.Entry{}
-	for _, e := range entries {
-		if err := check(e); err != nil {
-			return nil, err
-		}
-		if _, ok := byPath[e.Path]; ok {
-			return nil, fmt.Errorf("%q is there twice: %w", e.Path, ErrEntry)
-		}
-		byPath[e.Path] = e
-	}
-	all := slices.Clone(entries)
-	for _, e := range entries {
-		for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
-			parent, ok := byPath[dir]
-			if ok && parent.Type() != recipe.TypeDir {
-				return nil, fmt.Errorf("%q lies below %q, which is no directory: %w", e.Path, dir, ErrEntry)
-			}
-			if !ok {
-				byPath[dir] = recipe.Entry{Path: dir, Mode: recipe.TypeDir | 0o755}
-				all = append(all, byPath[dir])
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b recipe.Entry) int { return cmp.Compare(a.Path, b.Path) })
-	return all, nil
-}
-
-func check(e recipe.Entry) error {
-	if !fs.ValidPath(e.Path) || e.Path == "." || e.Path == ucpio.Trailer || bytes.ContainsRune([]byte(e.Path), 0) {
-		return fmt.Errorf("path %q: %w", e.Path, ErrEntry)
-	}
-	switch e.Type() {
-	case recipe.TypeFile:
-	case recipe.TypeSymlink:
-		if len(e.Data) == 0 {
-			return fmt.Errorf("link %q leads nowhere: %w", e.Path, ErrEntry)
-		}
-	case recipe.TypeDir, recipe.TypeChar:
-		if len(e.Data) != 0 {
-			return fmt.Errorf("%q has content: %w", e.Path, ErrEntry)
-		}
-	default:
-		return fmt.Errorf("%q has mode %o: %w", e.Path, e.Mode, ErrEntry)
-	}
-	return nil
 }
 
 type counter struct {

@@ -114,7 +114,7 @@ func TestEntriesThatMakeNoTreeAreRefused(t *testing.T) {
 		"no type":            {{Path: "a", Mode: 0o644}},
 		"socket":             {{Path: "a", Mode: 0o140644}},
 	} {
-		if err := cpio.Write(&bytes.Buffer{}, in); !errors.Is(err, cpio.ErrEntry) {
+		if err := cpio.Write(&bytes.Buffer{}, in); !errors.Is(err, recipe.ErrEntry) {
 			t.Errorf("%s: got %v, want ErrEntry", name, err)
 		}
 	}
