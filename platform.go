@@ -19,6 +19,9 @@ import (
 	"cocoon/internal/stage"
 )
 
+// errNoTEE means that nothing here can prove what runs.
+var errNoTEE = errors.New("this machine has no TEE, or its driver is missing")
+
 // bindInitdata finds the TEE and has it confirm the owner's document, or that
 // there is none, before anything of the document is used.
 func (g *guest) bindInitdata(ctx context.Context) error {
@@ -32,6 +35,9 @@ func (g *guest) bindInitdata(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if kind == tee.Sample && g.profile.needsTEE {
+		return fmt.Errorf("image of profile %q: %w", g.profile.name, errNoTEE)
 	}
 	if g.tee, err = tee.New(kind, filepath.Join(g.path(eventlog.Dir), eventlog.File)); err != nil {
 		return stage.Wrap(stage.Evidence, err)

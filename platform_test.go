@@ -72,6 +72,17 @@ func TestTheOwnersDocumentComesFromADisk(t *testing.T) {
 	}
 }
 
+func TestAnImageForTEEsDoesNotStartWithoutOne(t *testing.T) {
+	t.Parallel()
+	for _, p := range profiles() {
+		g := &guest{log: slog.New(slog.DiscardHandler), opt: options{root: t.TempDir()}, profile: p}
+		err := g.bindInitdata(t.Context())
+		if want := p.name == "kata"; errors.Is(err, errNoTEE) != want || (err == nil) == want {
+			t.Errorf("%s: %v", p.name, err)
+		}
+	}
+}
+
 func TestADocumentThatTheTEEDoesNotConfirmStopsTheStart(t *testing.T) {
 	t.Parallel()
 	g := &guest{log: slog.New(slog.DiscardHandler), opt: options{root: t.TempDir()}}

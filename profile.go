@@ -25,6 +25,8 @@ type profile struct {
 	initdataDisk bool
 	// tee overrides the detection of the platform; empty detects.
 	tee string
+	// needsTEE refuses to start where detection finds none.
+	needsTEE bool
 	// unmeasured accepts aa.toml and cdh.toml that no initdata digest covers.
 	unmeasured bool
 	// cmdline trusts the kernel command line, because it is measured.
@@ -43,7 +45,7 @@ func profiles() []profile {
 	return []profile{
 		{name: "dev", podVM: true, tee: "sample", unmeasured: true, cmdline: true, console: true},
 		{name: "dev-kata", initdataDisk: true, tee: "sample", unmeasured: true, cmdline: true},
-		{name: "kata", initdataDisk: true, cmdline: true},
+		{name: "kata", initdataDisk: true, needsTEE: true, cmdline: true},
 		{name: hostProfile, unmeasured: true, environment: true},
 	}
 }
