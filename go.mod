@@ -48,6 +48,8 @@ require (
 
 require github.com/erofs/go-erofs v0.3.1
 
+require github.com/CycloneDX/cyclonedx-go v0.12.0
+
 require (
 	cyphar.com/go-pathrs v0.2.6 // indirect
 	github.com/ProtonMail/go-crypto v1.4.1 // indirect

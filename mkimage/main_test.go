@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/qemu"
+	"cocoon/mkimage/release"
 )
 
 func run(t *testing.T, args ...string) (string, error) {
@@ -68,8 +70,10 @@ func TestProfilesArePrinted(t *testing.T) {
 	}
 }
 
-func TestInspectShowsWhatIsInTheImage(t *testing.T) {
-	t.Parallel()
+// tinyImage makes an image of a small initramfs alone, with a manifest that was
+// changed.
+func tinyImage(t *testing.T, change func(*manifest.Manifest)) string {
+	t.Helper()
 	dir := t.TempDir()
 	initrd, err := os.ReadFile("testdata/tiny.cpio")
 	if err != nil {
@@ -79,15 +83,30 @@ func TestInspectShowsWhatIsInTheImage(t *testing.T) {
 		Schema: manifest.Schema, Profile: "dev", Cmdline: "quiet",
 		Outputs: []manifest.File{manifest.Describe(image.InitrdName, image.InitrdFile, initrd)},
 	}
+	change(&m)
 	b, err := m.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{manifest.Name: b, image.InitrdFile: initrd} {
+	docs, err := release.Documents(&m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{manifest.Name: b, image.InitrdFile: initrd}
+	for _, d := range docs {
+		files[d.File] = d.Data
+	}
+	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return dir
+}
+
+func TestInspectShowsWhatIsInTheImage(t *testing.T) {
+	t.Parallel()
+	dir := tinyImage(t, func(*manifest.Manifest) {})
 	out, err := run(t, "inspect", dir)
 	if err != nil {
 		t.Fatal(err)
@@ -96,6 +115,45 @@ func TestInspectShowsWhatIsInTheImage(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("output lacks %q:\n%s", want, out)
 		}
+	}
+}
+
+func TestADocumentThatWasChangedIsNoticed(t *testing.T) {
+	t.Parallel()
+	dir := tinyImage(t, func(*manifest.Manifest) {})
+	if err := os.WriteFile(filepath.Join(dir, release.SBOMFile), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, "inspect", dir); !errors.Is(err, image.ErrDigest) || !strings.Contains(err.Error(), release.SBOMFile) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDiffNamesWhatDiffersAndWhatThatChanges(t *testing.T) {
+	t.Parallel()
+	one := tinyImage(t, func(*manifest.Manifest) {})
+	if out, err := run(t, "diff", one, tinyImage(t, func(*manifest.Manifest) {})); err != nil || !strings.Contains(out, "the same") {
+		t.Errorf("of two that are the same: %q, %v", out, err)
+	}
+	two := tinyImage(t, func(m *manifest.Manifest) {
+		m.Cmdline, m.TEEs = "loud", []string{"snp", "tdx"}
+		m.Inputs = []manifest.File{manifest.Describe("binary", "cocoon", []byte("x"))}
+		m.Tools.Modules = []manifest.GoModule{{Path: "example.com/m", Version: "v1"}}
+	})
+	out, err := run(t, "diff", one, two)
+	if !errors.Is(err, errDiffer) {
+		t.Errorf("got %v", err)
+	}
+	for _, want := range []string{"command line: quiet → loud", "input binary: absent → ", "Go module example.com/m: absent → v1", "changes TDX RTMR2", "changes the SNP launch digest"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "RTMR1") {
+		t.Errorf("the kernel is the same:\n%s", out)
+	}
+	if _, err := run(t, "diff", one, t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a directory without an image: %v", err)
 	}
 }
 

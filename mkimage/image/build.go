@@ -27,6 +27,7 @@ import (
 	"cocoon/mkimage/kernel"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
+	"cocoon/mkimage/release"
 	"cocoon/rootfs/recipe"
 )
 
@@ -63,7 +64,7 @@ type Inputs struct {
 	Append []string
 	// Epoch is SOURCE_DATE_EPOCH.
 	Epoch int64
-	// Compress makes the initramfs small; the default loads faster.
+	// Compress makes the initramfs small whatever the profile says.
 	Compress bool
 }
 
@@ -231,7 +232,7 @@ func (b *builder) assemble() ([]recipe.Entry, error) {
 		}
 	}
 	b.initrd = archive
-	if b.in.Compress {
+	if b.in.Compress || b.in.Profile.Compress {
 		b.progress("compress initramfs of %.1f MB", float64(len(b.initrd))/1e6)
 		b.initrd, err = compress(b.initrd)
 	}
@@ -297,6 +298,15 @@ func (b *builder) write(dir string) error {
 		}
 		b.man.Outputs = append(b.man.Outputs, manifest.Describe(out.name, out.file, out.data))
 		b.progress("wrote %s, %.1f MB", out.file, float64(len(out.data))/1e6)
+	}
+	docs, err := release.Documents(&b.man)
+	if err != nil {
+		return err
+	}
+	for _, d := range docs {
+		if err := writeFile(filepath.Join(dir, d.File), d.Data); err != nil {
+			return err
+		}
 	}
 	enc, err := b.man.Encode()
 	if err != nil {

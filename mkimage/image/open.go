@@ -21,6 +21,7 @@ import (
 	"cocoon/mkimage/format/mbr"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
+	"cocoon/mkimage/release"
 	"cocoon/rootfs/recipe"
 )
 
@@ -44,6 +45,19 @@ func Open(dir string) (*manifest.Manifest, error) {
 	for _, out := range m.Outputs {
 		if err := checkFile(dir, out); err != nil {
 			return nil, err
+		}
+	}
+	docs, err := release.Documents(m)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range docs {
+		got, err := os.ReadFile(filepath.Join(dir, d.File))
+		if err != nil {
+			return nil, fmt.Errorf("open the image: %w", err)
+		}
+		if !bytes.Equal(got, d.Data) {
+			return nil, fmt.Errorf("%w: %q is not what follows from it", ErrDigest, d.File)
 		}
 	}
 	return m, nil
