@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,7 @@ import (
 
 	"cocoon/trustee/pki"
 	"cocoon/trustee/rvps/intoto"
+	"cocoon/trustee/store/vault/vaulttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -246,4 +248,53 @@ func TestABrokerThatCannotStartSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	trustee(t, "", "serve", "--dir", dir).want(t, 1, "admin public key")
+}
+
+// vaultServer serves a fake Vault and returns the flags that lead to it.
+func vaultServer(t *testing.T) (f *vaulttest.Server, flags []string, stop func()) {
+	t.Helper()
+	f = vaulttest.New(2, "test-token")
+	s := httptest.NewTLSServer(f)
+	t.Cleanup(s.Close)
+	dir := t.TempDir()
+	ca, token := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "token")
+	pemCert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	if err := errors.Join(os.WriteFile(ca, pemCert, 0o600), os.WriteFile(token, []byte("test-token"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return f, []string{"--vault-addr", s.URL, "--vault-ca", ca, "--vault-token-file", token, "--vault-prefix", "broker"}, s.Close
+}
+
+func TestABrokerMayKeepItsSecretsInVault(t *testing.T) {
+	t.Parallel()
+	f, where, stopVault := vaultServer(t)
+	flags, stop := serving(t, where...)
+	do := func(in string, args ...string) outcome { return trustee(t, in, append(args, flags...)...) }
+	do("s3", "resource", "set", "a/b/c", "--file", "-").want(t, 0, "")
+	if got := f.Entry("broker/a/b/c"); got != `{"data":[115,51]}` {
+		t.Errorf("Vault holds %q", got)
+	}
+	do("", "resource", "list").want(t, 0, "a/b/c\n")
+	do("", "resource", "get", "a/b/c").want(t, 0, "s3")
+	do("", "resource", "delete", "a/b/c").want(t, 0, "")
+	do("", "resource", "get", "a/b/c").want(t, 1, "not found")
+	stopVault()
+	for _, args := range [][]string{{"resource", "get", "a/b/c"}, {"resource", "list"}, {"resource", "delete", "a/b/c"}} {
+		do("", args...).want(t, 1, "the store of secrets does not serve the broker")
+	}
+	if code := stop(); code != 0 {
+		t.Errorf("the broker ended with %d", code)
+	}
+}
+
+func TestABrokerDoesNotStartWithAVaultThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	_, where, _ := vaultServer(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	trustee(t, "", "init", dir).want(t, 0, "made")
+	serve := append([]string{"serve", "--dir", dir, "--listen", "127.0.0.1:0"}, where...)
+	trustee(t, "", append(serve, "--vault-kv", "1")...).want(t, 1, "want kv, version 1")
+	trustee(t, "", append(serve, "--vault-mount", "other")...).want(t, 1, "other")
+	trustee(t, "", append(serve, "--vault-addr", "https://127.0.0.1:1")...).want(t, 1, "127.0.0.1:1")
+	trustee(t, "", "serve", "--dir", dir, "--vault-addr", "https://127.0.0.1:1").want(t, 2, "vault-token-file")
 }

@@ -16,9 +16,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/trustee/admin"
+	"cocoon/trustee/kbs"
 	"cocoon/trustee/pki"
 	"cocoon/trustee/rvps/signer"
 	"cocoon/trustee/server"
+	"cocoon/trustee/store/vault"
 	"cocoon/trustee/verify"
 	"cocoon/trustee/verify/snp"
 	"cocoon/trustee/verify/tdx"
@@ -47,6 +49,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var on addresses
 	var level, signers string
 	evidence := verify.Config{}
+	var secrets vault.Config
 	c := &cobra.Command{
 		Use:   "serve --dir DIR",
 		Short: "Run the broker over a folder made by init",
@@ -64,7 +67,13 @@ func (a *app) serveCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.serve(ctx, cfg, on, level)
+			if secrets.Address == "" {
+				return a.serve(ctx, cfg, on, level)
+			}
+			return withVault(ctx, secrets, func(r kbs.Resources) error {
+				cfg.Resources = r
+				return a.serve(ctx, cfg, on, level)
+			})
 		}),
 	}
 	f := c.Flags()
@@ -84,8 +93,10 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&signers, "reference-signers", "", "folder of PEM public keys: CoRIM and in-toto reference values need a signature by one of them")
 	f.StringVar(&cfg.CertFile, "cert", "", "server certificate in PEM, instead of the folder's")
 	f.StringVar(&cfg.KeyFile, "key", "", "key of --cert in PEM")
+	vaultFlags(f, &secrets)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.MarkFlagsRequiredTogether("cert", "key")
+	c.MarkFlagsRequiredTogether("vault-addr", "vault-token-file")
 	return required(c, "dir")
 }
 

@@ -62,12 +62,22 @@ type Tokens interface {
 	Verify(token string) (map[string]any, error)
 }
 
+// Resources keeps the secrets. Errors wrap store.ErrNotFound for one that is
+// not there, and store.ErrUnavailable where that is not known.
+type Resources interface {
+	Get(ctx context.Context, p store.Path) ([]byte, error)
+	Set(ctx context.Context, p store.Path, secret []byte) error
+	Delete(ctx context.Context, p store.Path) error
+	// List returns the paths of all secrets in lexical order.
+	List(ctx context.Context) ([]string, error)
+}
+
 // Deps are what a Handler works with.
 type Deps struct {
 	Attester        Attester
 	Tokens          Tokens
 	Sessions        *Sessions
-	Resources       *store.Resources
+	Resources       Resources
 	ResourcePolicy  *policy.Set
 	AttestPolicies  *policy.Set
 	ReferenceValues *rvps.Registry

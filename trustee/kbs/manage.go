@@ -63,6 +63,8 @@ func outcome(variant string, err error) error {
 		return nil
 	case errors.Is(err, store.ErrNotFound):
 		return fail(http.StatusNotFound, variant, err)
+	case errors.Is(err, store.ErrUnavailable):
+		return fail(http.StatusServiceUnavailable, variant, err)
 	case errors.Is(err, store.ErrBadName), errors.Is(err, policy.ErrBadPolicy), errors.Is(err, rvps.ErrBadMessage):
 		return fail(http.StatusBadRequest, variant, err)
 	}
@@ -81,7 +83,7 @@ func (h *Handler) setResource(w http.ResponseWriter, r *http.Request, arg string
 	if err := h.changed(r, "resource-set", path.String()); err != nil {
 		return err
 	}
-	if err := h.Resources.Set(path, secret); err != nil {
+	if err := h.Resources.Set(r.Context(), path, secret); err != nil {
 		return outcome(variantPlugin, err)
 	}
 	return writeAnswer(w, mimeJSON, nil)
@@ -95,7 +97,7 @@ func (h *Handler) deleteResource(w http.ResponseWriter, r *http.Request, arg str
 	if err := h.changed(r, "resource-delete", path.String()); err != nil {
 		return err
 	}
-	if err := h.Resources.Delete(path); err != nil {
+	if err := h.Resources.Delete(r.Context(), path); err != nil {
 		return outcome(variantPlugin, err)
 	}
 	return writeAnswer(w, mimeJSON, nil)
@@ -106,7 +108,7 @@ func (h *Handler) readResource(w http.ResponseWriter, r *http.Request, arg strin
 	if err != nil {
 		return outcome(variantPath, err)
 	}
-	secret, err := h.Resources.Get(path)
+	secret, err := h.Resources.Get(r.Context(), path)
 	if err != nil {
 		return outcome(variantPlugin, err)
 	}
@@ -116,10 +118,10 @@ func (h *Handler) readResource(w http.ResponseWriter, r *http.Request, arg strin
 	return writeAnswer(w, "application/octet-stream", secret)
 }
 
-func (h *Handler) listResources(w http.ResponseWriter, _ *http.Request, _ string) error {
-	names, err := h.Resources.List()
+func (h *Handler) listResources(w http.ResponseWriter, r *http.Request, _ string) error {
+	names, err := h.Resources.List(r.Context())
 	if err != nil {
-		return err
+		return outcome(variantPlugin, err)
 	}
 	return writeJSON(w, names)
 }

@@ -110,11 +110,11 @@ func (h *Handler) release(r *http.Request, g *grant, path store.Path, rec *audit
 	if !allowed {
 		return nil, h.deny(path, g.claims)
 	}
-	secret, err := h.Resources.Get(path)
+	secret, err := h.Resources.Get(r.Context(), path)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, fail(http.StatusNotFound, variantPlugin, fmt.Errorf("resource %w", err))
+		err = fmt.Errorf("resource %w", err)
 	}
-	if err != nil {
+	if err := outcome(variantPlugin, err); err != nil {
 		return nil, err
 	}
 	envelope, err := g.key.Encrypt(secret)

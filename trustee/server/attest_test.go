@@ -4,9 +4,11 @@
 package server_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -14,8 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/trustee/kbs"
 	"cocoon/trustee/rvps"
 	"cocoon/trustee/server"
+	"cocoon/trustee/store"
 )
 
 func TestAnAttestedGuestGetsItsSecret(t *testing.T) {
@@ -381,4 +385,18 @@ func TestNoRecordMeansNoRelease(t *testing.T) {
 			t.Fatalf("answer %d %s", a.status, a.body)
 		}
 	}
+}
+
+// lost is a store of secrets that cannot be reached.
+type lost struct{ kbs.Resources }
+
+func (lost) Get(context.Context, store.Path) ([]byte, error) {
+	return nil, fmt.Errorf("ask for it: %w", store.ErrUnavailable)
+}
+
+func TestAGuestIsToldOfAStoreThatDoesNotServe(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(c *server.Config) { c.Resources = lost{} })
+	b.register(t, goodValues())
+	b.attested(t).byToken(t, "default/key/1").want(t, http.StatusServiceUnavailable, "PluginInternalError", "does not serve the broker")
 }

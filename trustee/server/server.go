@@ -46,6 +46,8 @@ type Config struct {
 	Dir string
 	// AllowSample admits guests without a TEE: for tests and demonstrations.
 	AllowSample bool
+	// Resources keeps the secrets; nil means files in Dir.
+	Resources kbs.Resources
 	// Verifiers check the evidence of guests, by name of the TEE.
 	Verifiers map[string]as.Verifier
 	// Now tells the time; nil means time.Now.
@@ -150,11 +152,15 @@ func (s *Server) policies(name string, defaults map[string]string) (*policy.Set,
 // open reads everything that lies in the folder.
 func (s *Server) open() error {
 	d := kbs.Deps{Log: s.cfg.Log, Now: s.cfg.Now}
-	secrets, err := s.dir("resources")
-	if err != nil {
-		return err
+	d.Resources = s.cfg.Resources
+	if d.Resources == nil {
+		secrets, err := s.dir("resources")
+		if err != nil {
+			return err
+		}
+		d.Resources = store.NewResources(secrets)
 	}
-	d.Resources = store.NewResources(secrets)
+	var err error
 	if d.ResourcePolicy, err = s.policies("resource", kbs.DefaultPolicies()); err != nil {
 		return err
 	}

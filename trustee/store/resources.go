@@ -4,6 +4,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,6 +21,10 @@ const (
 
 // ErrBadName is returned for names that no resource or policy can have.
 var ErrBadName = errors.New("invalid name")
+
+// ErrUnavailable is returned where whoever keeps the secrets cannot be asked, or
+// refuses the broker. Nothing is known about the secret then.
+var ErrUnavailable = errors.New("the store of secrets does not serve the broker")
 
 // Path is the validated name repository/type/tag of a resource.
 type Path struct {
@@ -73,16 +78,20 @@ type Resources struct {
 func NewResources(d *Dir) *Resources { return &Resources{dir: d} }
 
 // Get returns the bytes of p, or ErrNotFound.
-func (r *Resources) Get(p Path) ([]byte, error) { return r.dir.Read(p.String(), MaxResource) }
+func (r *Resources) Get(_ context.Context, p Path) ([]byte, error) {
+	return r.dir.Read(p.String(), MaxResource)
+}
 
 // Set stores data as p, replacing what was there.
-func (r *Resources) Set(p Path, data []byte) error { return r.dir.Write(p.String(), data) }
+func (r *Resources) Set(_ context.Context, p Path, data []byte) error {
+	return r.dir.Write(p.String(), data)
+}
 
 // Delete removes p, or returns ErrNotFound.
-func (r *Resources) Delete(p Path) error { return r.dir.Remove(p.String()) }
+func (r *Resources) Delete(_ context.Context, p Path) error { return r.dir.Remove(p.String()) }
 
 // List returns the names of all secrets in lexical order.
-func (r *Resources) List() ([]string, error) {
+func (r *Resources) List(_ context.Context) ([]string, error) {
 	files, err := r.dir.Files(maxResources)
 	if err != nil {
 		return nil, err

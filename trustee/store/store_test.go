@@ -6,6 +6,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,10 +55,10 @@ func writeForever(dir string) error {
 	}
 	r := NewResources(d)
 	for n := 0; ; n++ {
-		if err := r.Set(Path{"new", "key", strconv.Itoa(n)}, content(n)); err != nil {
+		if err := r.Set(context.Background(), Path{"new", "key", strconv.Itoa(n)}, content(n)); err != nil {
 			return err
 		}
-		if err := r.Set(Path{"same", "key", "1"}, content(n)); err != nil {
+		if err := r.Set(context.Background(), Path{"same", "key", "1"}, content(n)); err != nil {
 			return err
 		}
 		if _, err := fmt.Println(n); err != nil {
@@ -109,12 +110,12 @@ func TestKillingAWriterLosesNothing(t *testing.T) {
 		last := crash(t, dir, round*3)
 		r := NewResources(open(t, dir))
 		for n := range last + 1 {
-			got, err := r.Get(Path{"new", "key", strconv.Itoa(n)})
+			got, err := r.Get(t.Context(), Path{"new", "key", strconv.Itoa(n)})
 			if err != nil || !bytes.Equal(got, content(n)) {
 				t.Fatalf("secret %d of %d: %d bytes, error %v", n, last, len(got), err)
 			}
 		}
-		got, err := r.Get(Path{"same", "key", "1"})
+		got, err := r.Get(t.Context(), Path{"same", "key", "1"})
 		if err != nil || !bytes.Equal(got, content(last)) && !bytes.Equal(got, content(last+1)) {
 			t.Fatalf("changing secret after round %d: %.8q, error %v", last, got, err)
 		}
@@ -161,11 +162,11 @@ func TestSecretsCanBePutThereByHand(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	names, err := r.List()
+	names, err := r.List(t.Context())
 	if err != nil || !slices.Equal(names, []string{"a/b/c"}) {
 		t.Fatalf("names %q, error %v", names, err)
 	}
-	if got, err := r.Get(Path{"a", "b", "c"}); err != nil || string(got) != "a/b/c" {
+	if got, err := r.Get(t.Context(), Path{"a", "b", "c"}); err != nil || string(got) != "a/b/c" {
 		t.Fatalf("got %q, error %v", got, err)
 	}
 }
