@@ -88,6 +88,7 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&evidence.CSVCerts, "csv-certs", "", "folder of Hygon's certificates, <serial number>/hsk_cek.cert, looked at before --csv-kds")
 	f.StringVar(&evidence.CSVService, "csv-kds", "", "Hygon's service for certificates, such as https://cert.hygon.cn; empty asks nobody")
 	f.StringVar(&evidence.TPMKeys, "tpm-keys", "", "folder of the attestation keys (*.pub) of plain TPMs that are trusted; none are without")
+	f.StringVar(&evidence.CCAAnchors, "cca-anchors", "", "JSON file of the platforms of Arm CCA that are trusted; none are without")
 	f.StringVar(&evidence.TDXService, "tdx-pcs", tdx.DefaultPCS, "Intel's certification service or a cache of it; empty works offline")
 	f.StringSliceVar(&cfg.TrustedTokens, "trust-tokens", nil, "PEM certificates of further attestation services whose tokens count")
 	f.StringVar(&signers, "reference-signers", "", "folder of PEM public keys: CoRIM and in-toto reference values need a signature by one of them")

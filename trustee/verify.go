@@ -56,6 +56,10 @@ func references(tee string) []reference {
 		"az-tdx-vtpm": {{"quote.body.mr_td", "mr_td", false}, {"quote.body.xfam", "xfam", false}, {"tpm.pcr11", "tdx_pcr11", false}},
 		"csv":         {{"measure", "csv_measure", false}},
 		"tpm":         {{"pcr11", "tpm_pcr11", false}, {"ak_public", "trusted_aks", false}},
+		"cca": {
+			{"realm.cca-realm-initial-measurement", "cca_realm_initial_measurement", false},
+			{"platform.cca-platform-config", "cca_platform_config", false},
+		},
 	}[tee]
 }
 
@@ -74,7 +78,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		RunE:  a.do(func(ctx context.Context, args []string) error { return a.verify(ctx, o, args[0]) }),
 	}
 	f := c.Flags()
-	f.StringVar(&o.tee, "tee", "", "kind of the TEE: snp, tdx, az-snp-vtpm, az-tdx-vtpm, csv or tpm (default: what the evidence looks like)")
+	f.StringVar(&o.tee, "tee", "", "kind of the TEE: snp, tdx, az-snp-vtpm, az-tdx-vtpm, csv, tpm or cca (default: what the evidence looks like)")
 	f.StringVar(&o.values, "reference", "", "JSON file of reference values, an object of name to value")
 	f.StringVar(&o.reportData, "report-data", "", "digest in hexadecimal that the evidence must contain; without it nothing tells whom it is about")
 	f.StringVar(&o.at, "at", "", "time at which certificates must be valid, as 2006-01-02T15:04:05Z (default now)")
@@ -84,6 +88,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	f.StringVar(&o.sources.CSVCerts, "csv-certs", "", "folder of Hygon's certificates, <serial number>/hsk_cek.cert, looked at before --csv-kds")
 	f.StringVar(&o.sources.CSVService, "csv-kds", "", "Hygon's service for certificates, such as https://cert.hygon.cn; empty asks nobody")
 	f.StringVar(&o.sources.TPMKeys, "tpm-keys", "", "folder of the attestation keys (*.pub) of plain TPMs that are trusted; none are without")
+	f.StringVar(&o.sources.CCAAnchors, "cca-anchors", "", "JSON file of the platforms of Arm CCA that are trusted; none are without")
 	f.StringVar(&o.sources.TDXService, "tdx-pcs", "", "Intel's certification service, such as "+tdx.DefaultPCS+"; empty works offline")
 	return c
 }
@@ -140,7 +145,7 @@ func teeOf(raw []byte) string {
 	}
 	// The first that fits: some evidence has the members of others and more.
 	for _, kind := range [][2]string{
-		{"serial_number", "csv"}, {"ak_public", "tpm"}, {"td_quote", "az-tdx-vtpm"}, {"vcek", "az-snp-vtpm"}, {"attestation_report", "snp"}, {"quote", "tdx"},
+		{"token", "cca"}, {"serial_number", "csv"}, {"ak_public", "tpm"}, {"td_quote", "az-tdx-vtpm"}, {"vcek", "az-snp-vtpm"}, {"attestation_report", "snp"}, {"quote", "tdx"},
 	} {
 		if _, ok := e[kind[0]]; ok {
 			return kind[1]

@@ -114,7 +114,7 @@ func TestEvidenceIsToldApartByItsMembers(t *testing.T) {
 		`{"tpm_quote":{},"hcl_report":[],"td_quote":[]}`:               "az-tdx-vtpm",
 		`{"attestation_report":{},"cert_chain":{},"serial_number":[]}`: "csv",
 		`{"tpm_quote":{},"ak_public":""}`:                              "tpm",
-		`{"token":[]}`:                                                 "", `{}`: "", `[]`: "", `x`: "",
+		`{"token":[]}`:                                                 "cca", `{}`: "", `[]`: "", `x`: "",
 	} {
 		if got := teeOf([]byte(raw)); got != want {
 			t.Errorf("%s looks like %q, want %q", raw, got, want)

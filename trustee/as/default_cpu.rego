@@ -251,6 +251,36 @@ reasons contains "the guest can be debugged by the host" if {
 	input.csv.policy.nodbg != 1
 }
 
+# Arm CCA. The names of its reference values are Cocoon's: Trustee compares the
+# platform elsewhere and has no rules for the realm. The verifier accepts
+# platforms in a secured state only.
+cca := input.cca
+
+cca_unlisted contains value if {
+	some component in cca.platform["cca-platform-sw-components"]
+	value := component["measurement-value"]
+	not listed("cca_platform_measurements", value)
+}
+
+hardware := 2 if {
+	cca
+	count(cca_unlisted) == 0
+}
+
+executables := 3 if listed("cca_realm_initial_measurement", cca.realm["cca-realm-initial-measurement"])
+
+configuration := 2 if listed("cca_platform_config", cca.platform["cca-platform-config"])
+
+reasons contains unlisted("cca_platform_measurements", value) if some value in cca_unlisted
+
+reasons contains unlisted("cca_realm_initial_measurement", cca.realm["cca-realm-initial-measurement"]) if {
+	not listed("cca_realm_initial_measurement", cca.realm["cca-realm-initial-measurement"])
+}
+
+reasons contains unlisted("cca_platform_config", cca.platform["cca-platform-config"]) if {
+	not listed("cca_platform_config", cca.platform["cca-platform-config"])
+}
+
 # A plain TPM. Its key was trusted by the verifier; nothing is known of the
 # machine around it.
 hardware := 2 if input.tpm
@@ -270,6 +300,8 @@ reasons contains unlisted(pair[0], pair[1]) if {
 known if az_snp
 
 known if az_tdx
+
+known if cca
 
 known if input.csv
 

@@ -13,6 +13,7 @@ import (
 
 	"cocoon/trustee/as"
 	"cocoon/trustee/verify/azvtpm"
+	"cocoon/trustee/verify/cca"
 	"cocoon/trustee/verify/csv"
 	"cocoon/trustee/verify/fetch"
 	"cocoon/trustee/verify/snp"
@@ -43,6 +44,9 @@ type Config struct {
 	// TPMKeys is a folder of the keys of plain TPMs that are trusted; "" trusts
 	// none, and there is no verifier for them.
 	TPMKeys string
+	// CCAAnchors is a file of the platforms of Arm CCA that are trusted; ""
+	// trusts none, and there is no verifier for them.
+	CCAAnchors string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 }
@@ -105,6 +109,11 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 	}
 	if cfg.TPMKeys != "" {
 		if all["tpm"], err = tpm.New(cfg.TPMKeys); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.CCAAnchors != "" {
+		if all["cca"], err = cca.New(cfg.CCAAnchors); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,8 @@ package verify
 import (
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -206,7 +208,43 @@ func TestACSVGuestIsJudgedByItsMeasurement(t *testing.T) {
 	}
 }
 
-func TestAPlainTPMNeedsItsKeyListed(t *testing.T) {
+func TestARealmIsJudgedByReferenceValues(t *testing.T) {
+	t.Parallel()
+	claims := map[string]any{"cca": map[string]any{
+		"platform": map[string]any{
+			"cca-platform-config": "cfg", "cca-platform-sw-components": []any{map[string]any{"measurement-value": "a"}, map[string]any{"measurement-value": "b"}},
+		},
+		"realm": map[string]any{"cca-realm-initial-measurement": "rim"},
+	}}
+	values := func(name string, list ...any) map[string]any {
+		m := map[string]any{
+			"cca_realm_initial_measurement": []any{"rim"}, "cca_platform_measurements": []any{"b", "a", "c"}, "cca_platform_config": []any{"cfg"},
+		}
+		if name != "" {
+			m[name] = list
+		}
+		return m
+	}
+	for name, tc := range map[string]struct {
+		values map[string]any
+		want   string
+		reason string
+	}{
+		"all fit":          {values(""), "3 2 2", ""},
+		"another realm":    {values("cca_realm_initial_measurement", "x"), "33 2 2", "cca_realm_initial_measurement"},
+		"another firmware": {values("cca_platform_measurements", "a"), "3 97 2", "cca_platform_measurements"},
+		"another config":   {values("cca_platform_config", "x"), "3 2 36", "cca_platform_config"},
+		"no values":        {nil, "33 97 36", "cca_platform_measurements"},
+	} {
+		m := judgeClaims(t, claims, tc.values)
+		got := number(t, m, "executables") + " " + number(t, m, "hardware") + " " + number(t, m, "configuration")
+		if reasons := fmt.Sprint(m["reasons"]); got != tc.want || !strings.Contains(reasons, tc.reason) || tc.reason == "" && reasons != "[]" {
+			t.Errorf("%s: %s, %s", name, got, reasons)
+		}
+	}
+}
+
+func TestTPMsAndRealmsNeedTheirKeysListed(t *testing.T) {
 	t.Parallel()
 	all, err := New(Config{})
 	if err != nil {
@@ -217,5 +255,11 @@ func TestAPlainTPMNeedsItsKeyListed(t *testing.T) {
 	}
 	if _, err := New(Config{TPMKeys: t.TempDir()}); err == nil {
 		t.Error("a folder without keys was taken")
+	}
+	if _, ok := all["cca"]; ok {
+		t.Error("there is a verifier that trusts no platform")
+	}
+	if _, err := New(Config{CCAAnchors: filepath.Join(t.TempDir(), "absent")}); err == nil {
+		t.Error("a file that is not there was taken")
 	}
 }
