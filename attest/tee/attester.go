@@ -14,6 +14,7 @@ import (
 	"cocoon/attest/tee/cca"
 	"cocoon/attest/tee/csv"
 	"cocoon/attest/tee/sample"
+	"cocoon/attest/tee/se"
 	"cocoon/attest/tee/snp"
 	"cocoon/attest/tee/tdx"
 	"cocoon/attest/tee/tpm"
@@ -52,6 +53,8 @@ func New(kind Kind, agentLog string) (Attester, error) {
 		return tpm.NewAttester(machineTPM(), tpm.AK, agentLog), nil
 	case CCA:
 		return cca.New(), nil
+	case SE:
+		return se.New(), nil
 	}
 	return nil, fmt.Errorf("%w %q", ErrNoAttester, kind)
 }
