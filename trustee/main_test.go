@@ -298,3 +298,12 @@ func TestABrokerDoesNotStartWithAVaultThatIsNotThere(t *testing.T) {
 	trustee(t, "", append(serve, "--vault-addr", "https://127.0.0.1:1")...).want(t, 1, "127.0.0.1:1")
 	trustee(t, "", "serve", "--dir", dir, "--vault-addr", "https://127.0.0.1:1").want(t, 2, "vault-token-file")
 }
+
+func TestSecureExecutionNeedsAllItsFolders(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "d")
+	trustee(t, "", "init", dir).want(t, 0, "made")
+	serve := []string{"serve", "--dir", dir, "--listen", "127.0.0.1:0", "--se-host-keys", dir}
+	trustee(t, "", serve...).want(t, 2, "se-crls")
+	trustee(t, "", append(serve, "--se-certs", dir, "--se-root-ca", dir, "--se-crls", dir, "--se-headers", dir)...).want(t, 1, "0 image headers")
+}

@@ -95,9 +95,11 @@ func (a *app) serveCommand() *cobra.Command {
 	f.StringVar(&cfg.CertFile, "cert", "", "server certificate in PEM, instead of the folder's")
 	f.StringVar(&cfg.KeyFile, "key", "", "key of --cert in PEM")
 	vaultFlags(f, &secrets)
+	seFlags(f, &evidence.SE)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.MarkFlagsRequiredTogether("cert", "key")
 	c.MarkFlagsRequiredTogether("vault-addr", "vault-token-file")
+	c.MarkFlagsRequiredTogether("se-host-keys", "se-certs", "se-root-ca", "se-crls", "se-headers")
 	return required(c, "dir")
 }
 

@@ -35,16 +35,16 @@ func TestRuntimeDataIsHashedAsTheProtocolSays(t *testing.T) {
 		"9c74114334915b2fd63ba1248b3010984842dcedff68fc51474de852befb020372b3d270d45a4bf8792c2019c7882651": r.deviceClaims(),
 		"e71ce8e70d814ba6639c3612ebee0ff1f76f650f8dbb5e47157e0f3f525cd22c4597480a186427c813ca941da78870c3": {"b": 1, "a": "test", "c": map[string]any{"d": "e"}},
 	} {
-		d, err := digest(claims)
+		d, err := digest("snp", claims)
 		if err != nil || hex.EncodeToString(d) != want {
 			t.Errorf("digest %x, want %s; error %v", d, want, err)
 		}
 	}
-	plain, err := digest(runtimeData(t, "").claims())
+	plain, err := digest("snp", runtimeData(t, "").claims())
 	if err != nil {
 		t.Fatal(err)
 	}
-	html, err := digest(runtimeData(t, `{"a":"<&>"}`).claims())
+	html, err := digest("snp", runtimeData(t, `{"a":"<&>"}`).claims())
 	if err != nil || string(html) == string(plain) {
 		t.Fatalf("additional evidence is not covered; error %v", err)
 	}

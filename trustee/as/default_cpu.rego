@@ -281,6 +281,14 @@ reasons contains unlisted("cca_platform_config", cca.platform["cca-platform-conf
 	not listed("cca_platform_config", cca.platform["cca-platform-config"])
 }
 
+# IBM Secure Execution. The verifier accepts listed images on machines with a
+# listed host key only, so that nothing is left to compare, as in Trustee.
+hardware := 2 if input.se
+
+executables := 3 if input.se
+
+configuration := 2 if input.se
+
 # A plain TPM. Its key was trusted by the verifier; nothing is known of the
 # machine around it.
 hardware := 2 if input.tpm
@@ -306,6 +314,8 @@ known if cca
 known if input.csv
 
 known if input.sample
+
+known if input.se
 
 known if input.snp
 

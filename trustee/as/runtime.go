@@ -35,11 +35,20 @@ func (r Runtime) deviceClaims() map[string]any {
 	return map[string]any{"nonce": r.Nonce, "tee-pubkey": r.Key.Members()}
 }
 
-// digest is SHA-384 over the canonical JSON of claims.
-func digest(claims map[string]any) ([]byte, error) {
+// teeSE is IBM Secure Execution, the one TEE whose evidence is over another
+// digest than that of the others.
+const teeSE = "se"
+
+// digest is over the canonical JSON of claims: SHA-512 for IBM Secure Execution
+// and SHA-384 for every other TEE, whatever the guest would like.
+func digest(tee string, claims map[string]any) ([]byte, error) {
 	text, err := canonical(claims)
 	if err != nil {
 		return nil, err
+	}
+	if tee == teeSE {
+		d := sha512.Sum512(text)
+		return d[:], nil
 	}
 	d := sha512.Sum384(text)
 	return d[:], nil

@@ -133,7 +133,7 @@ func (s *Service) Evaluate(ctx context.Context, e Evidence) (map[string]any, err
 // parts are the primary evidence and that of every device.
 func (e Evidence) parts() ([]part, error) {
 	all, devices := e.Runtime.claims(), e.Runtime.deviceClaims()
-	whole, err := digest(all)
+	whole, err := digest(e.TEE, all)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +153,7 @@ func (e Evidence) parts() ([]part, error) {
 	for _, tee := range slices.Sorted(maps.Keys(additional)) {
 		p := first
 		p.tee, p.raw, p.device = tee, additional[tee], true
-		if p.binding.ReportData, err = digest(devices); err != nil {
+		if p.binding.ReportData, err = digest(tee, devices); err != nil {
 			return nil, err
 		}
 		parts = append(parts, p)

@@ -17,7 +17,7 @@ import (
 // sampleEvidence covers claims.
 func sampleEvidence(t testing.TB, svn string, claims map[string]any) json.RawMessage {
 	t.Helper()
-	d, err := digest(claims)
+	d, err := digest("sample", claims)
 	if err != nil {
 		t.Fatal(err)
 	}

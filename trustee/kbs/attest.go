@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"cocoon/trustee/as"
 	"cocoon/trustee/audit"
@@ -27,8 +28,9 @@ const (
 
 // authRequest is the body of POST /auth.
 type authRequest struct {
-	Version string `json:"version"`
-	TEE     string `json:"tee"`
+	Version string          `json:"version"`
+	TEE     string          `json:"tee"`
+	Extra   json.RawMessage `json:"extra-params"`
 }
 
 // attestRequest is the body of POST /attest.
@@ -57,6 +59,34 @@ func parseAuth(raw []byte) (authRequest, error) {
 			fmt.Errorf("KBS client protocol version mismatch: expect =%s while the request is %q", protocolVersion, q.Version))
 	}
 	return q, nil
+}
+
+// The one TEE whose evidence is over another digest, and that digest.
+const (
+	teeSE     = "se"
+	hashForSE = "sha512"
+)
+
+// extraParams answers what a guest says of itself: the digest that its evidence
+// has to be over, if that is not the usual one.
+func (q authRequest) extraParams() (any, error) {
+	var extra struct {
+		Hashes []string `json:"supported-hash-algorithms"`
+	}
+	// Upstream's clients may send an empty text instead.
+	if q.TEE != teeSE || !bytes.HasPrefix(bytes.TrimSpace(q.Extra), []byte("{")) {
+		return "", nil
+	}
+	if err := json.Unmarshal(q.Extra, &extra); err != nil {
+		return nil, fmt.Errorf("extra-params: %w", err)
+	}
+	if extra.Hashes == nil {
+		return "", nil
+	}
+	if !slices.Contains(extra.Hashes, hashForSE) {
+		return nil, fmt.Errorf("evidence of TEE %q is over %s, the guest knows only %q", q.TEE, hashForSE, extra.Hashes)
+	}
+	return map[string]string{"selected-hash-algorithm": hashForSE}, nil
 }
 
 // attestation is a parsed attestRequest.
@@ -112,8 +142,16 @@ func (h *Handler) auth(w http.ResponseWriter, r *http.Request) error {
 	if err := h.Attester.Supports(q.TEE); err != nil {
 		return fail(http.StatusUnauthorized, variantAttest, err)
 	}
-	s := h.Sessions.open(q.TEE)
-	body, err := json.Marshal(map[string]string{"nonce": s.nonce, "extra-params": ""})
+	extra, err := q.extraParams()
+	if err != nil {
+		return fail(http.StatusUnauthorized, variantAttest, err)
+	}
+	challenge, err := h.Attester.Challenge(r.Context(), q.TEE, "")
+	if err != nil {
+		return fail(http.StatusUnauthorized, variantAttest, err)
+	}
+	s := h.Sessions.open(q.TEE, challenge)
+	body, err := json.Marshal(map[string]any{"nonce": s.nonce, "extra-params": extra})
 	if err != nil {
 		return err
 	}

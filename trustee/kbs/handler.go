@@ -53,6 +53,9 @@ const (
 // Attester evaluates evidence.
 type Attester interface {
 	Supports(tee string) error
+	// Challenge returns what evidence of the TEE has to be made from, or "" for
+	// a TEE that takes any nonce.
+	Challenge(ctx context.Context, tee, params string) (string, error)
 	Evaluate(ctx context.Context, e as.Evidence) (map[string]any, error)
 }
 

@@ -4,8 +4,10 @@
 package kbs
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +22,7 @@ func TestTheNumberOfSessionsIsBounded(t *testing.T) {
 	t.Parallel()
 	c := &clock{t: time.Unix(1_000_000, 0)}
 	s := NewSessions(4, time.Minute, c.now)
-	kept := s.open("sample")
+	kept := s.open("sample", "")
 	if _, err := s.begin(kept.id); err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +30,7 @@ func TestTheNumberOfSessionsIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 100 {
-		s.open("sample")
+		s.open("sample", "")
 	}
 	if got, err := s.tokenOf(kept.id); err != nil || got != "token" || s.Len() != 4 {
 		t.Fatalf("token %q, %d sessions, error %v", got, s.Len(), err)
@@ -37,7 +39,7 @@ func TestTheNumberOfSessionsIsBounded(t *testing.T) {
 	if _, err := s.tokenOf(kept.id); !errors.Is(err, ErrSession) {
 		t.Fatalf("expired: %v", err)
 	}
-	s.open("sample")
+	s.open("sample", "")
 	if s.Len() != 1 {
 		t.Fatalf("%d sessions, want only the fresh one", s.Len())
 	}
@@ -49,7 +51,7 @@ func TestOnlyAttestedSessionsGiveWayToEachOther(t *testing.T) {
 	s := NewSessions(2, time.Minute, c.now)
 	var ids []string
 	for range 3 {
-		n := s.open("sample")
+		n := s.open("sample", "")
 		if _, err := s.begin(n.id); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +68,7 @@ func TestOnlyAttestedSessionsGiveWayToEachOther(t *testing.T) {
 func TestOneOfManyAttemptsBegins(t *testing.T) {
 	t.Parallel()
 	s := NewSessions(4, time.Minute, time.Now)
-	n := s.open("sample")
+	n := s.open("sample", "")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	begun := 0
@@ -97,7 +99,7 @@ func TestIdsAndNoncesAreUnguessable(t *testing.T) {
 	s := NewSessions(1000, time.Minute, time.Now)
 	seen := map[string]bool{}
 	for range 500 {
-		n := s.open("sample")
+		n := s.open("sample", "")
 		if len(n.id) != 32 || strings.Trim(n.id, "0123456789abcdef") != "" || len(n.nonce) != 44 || seen[n.id] || seen[n.nonce] {
 			t.Fatalf("id %q, nonce %q", n.id, n.nonce)
 		}
@@ -158,4 +160,27 @@ func FuzzPolicyMessage(f *testing.F) {
 			checkProblem(t, err)
 		}
 	})
+}
+
+func TestOnlySecureExecutionSelectsAHash(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		tee, extra string
+		want       any
+		bad        bool
+	}{
+		"se":              {"se", `{"supported-hash-algorithms":["sha384","sha512"]}`, map[string]string{"selected-hash-algorithm": "sha512"}, false},
+		"se, not known":   {"se", `{"supported-hash-algorithms":["sha256","sha384"]}`, nil, true},
+		"se, none known":  {"se", `{"supported-hash-algorithms":[]}`, nil, true},
+		"se, says naught": {"se", `""`, "", false},
+		"se, an object":   {"se", `{}`, "", false},
+		"se, malformed":   {"se", `{"supported-hash-algorithms":"sha512"}`, nil, true},
+		"se, nothing":     {"se", ``, "", false},
+		"another":         {"snp", `{"supported-hash-algorithms":["sha512"]}`, "", false},
+	} {
+		got, err := authRequest{TEE: tc.tee, Extra: json.RawMessage(tc.extra)}.extraParams()
+		if (err != nil) != tc.bad || !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
 }

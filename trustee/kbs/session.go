@@ -67,15 +67,16 @@ func NewSessions(max int, life time.Duration, now func() time.Time) *Sessions {
 	return &Sessions{max: max, life: life, now: now, byID: map[string]*session{}, young: list.New(), done: list.New()}
 }
 
-// open starts a session and returns a copy of it.
-func (s *Sessions) open(tee string) session {
-	id, nonce := make([]byte, idSize), make([]byte, nonceSize)
+// open starts a session and returns a copy of it. Its nonce is the challenge of
+// the TEE's verifier, or random if there is none.
+func (s *Sessions) open(tee, challenge string) session {
+	id := make([]byte, idSize)
 	_, _ = rand.Read(id) // never fails: the runtime ends the process instead
-	_, _ = rand.Read(nonce)
-	n := &session{
-		id: hex.EncodeToString(id), tee: tee,
-		nonce:   base64.StdEncoding.EncodeToString(nonce),
-		expires: s.now().Add(s.life),
+	n := &session{id: hex.EncodeToString(id), tee: tee, nonce: challenge, expires: s.now().Add(s.life)}
+	if challenge == "" {
+		nonce := make([]byte, nonceSize)
+		_, _ = rand.Read(nonce)
+		n.nonce = base64.StdEncoding.EncodeToString(nonce)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

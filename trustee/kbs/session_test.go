@@ -19,7 +19,7 @@ func TestASessionCannotBeUsedOutOfOrder(t *testing.T) {
 	late := func(_ *Sessions, c *clock, _ string) error { c.t = c.t.Add(time.Minute); return nil }
 	crowd := func(s *Sessions, _ *clock, _ string) error {
 		for range 8 {
-			s.open("sample")
+			s.open("sample", "")
 		}
 		return nil
 	}
@@ -36,7 +36,7 @@ func TestASessionCannotBeUsedOutOfOrder(t *testing.T) {
 	} {
 		c := &clock{t: time.Unix(1_000_000, 0)}
 		s := NewSessions(4, time.Minute, c.now)
-		id := s.open("sample").id
+		id := s.open("sample", "").id
 		for i, step := range tc.before {
 			if err := step(s, c, id); err != nil {
 				t.Fatalf("%s: step %d: %v", name, i, err)
@@ -52,7 +52,7 @@ func TestASessionThatEndedIsNotFinished(t *testing.T) {
 	t.Parallel()
 	c := &clock{t: time.Unix(1_000_000, 0)}
 	s := NewSessions(2, time.Minute, c.now)
-	id := s.open("sample").id
+	id := s.open("sample", "").id
 	if _, err := s.begin(id); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestASessionThatEndedIsNotFinished(t *testing.T) {
 func TestAnAttestedSessionTakesNoSecondAttempt(t *testing.T) {
 	t.Parallel()
 	s := NewSessions(2, time.Minute, time.Now)
-	id := s.open("sample").id
+	id := s.open("sample", "").id
 	if _, err := s.begin(id); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestTheBytesOfAllTokensAreBounded(t *testing.T) {
 	large := strings.Repeat("x", maxHeld/4)
 	attest := func(token string) string {
 		t.Helper()
-		id := s.open("sample").id
+		id := s.open("sample", "").id
 		if _, err := s.begin(id); err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestTheBytesOfAllTokensAreBounded(t *testing.T) {
 	s.drop(ids[5])
 	s.drop(ids[0]) // is gone
 	c.t = c.t.Add(time.Minute)
-	s.open("sample")
+	s.open("sample", "")
 	if s.Len() != 1 || s.held != 0 {
 		t.Fatalf("%d sessions hold %d bytes", s.Len(), s.held)
 	}

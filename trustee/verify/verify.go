@@ -16,6 +16,7 @@ import (
 	"cocoon/trustee/verify/cca"
 	"cocoon/trustee/verify/csv"
 	"cocoon/trustee/verify/fetch"
+	"cocoon/trustee/verify/se"
 	"cocoon/trustee/verify/snp"
 	"cocoon/trustee/verify/tdx"
 	"cocoon/trustee/verify/tpm"
@@ -47,6 +48,9 @@ type Config struct {
 	// CCAAnchors is a file of the platforms of Arm CCA that are trusted; ""
 	// trusts none, and there is no verifier for them.
 	CCAAnchors string
+	// SE is what requests to guests of IBM Secure Execution are made with; without
+	// host keys there is no verifier for them.
+	SE se.Config
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 }
@@ -114,6 +118,12 @@ func New(cfg Config) (map[string]as.Verifier, error) {
 	}
 	if cfg.CCAAnchors != "" {
 		if all["cca"], err = cca.New(cfg.CCAAnchors); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.SE.HostKeys != "" {
+		cfg.SE.Now = cfg.Now
+		if all["se"], err = se.New(cfg.SE); err != nil {
 			return nil, err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"cocoon/internal/sharedtest"
 	"cocoon/trustee/as"
 	"cocoon/trustee/policy"
+	"cocoon/trustee/verify/se"
 )
 
 func now() time.Time { return time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC) }
@@ -208,6 +209,14 @@ func TestACSVGuestIsJudgedByItsMeasurement(t *testing.T) {
 	}
 }
 
+func TestASecureExecutionGuestIsJudgedByItsVerifier(t *testing.T) {
+	t.Parallel()
+	m := judgeClaims(t, map[string]any{"se": map[string]any{"tag": "aa"}}, nil)
+	if got := number(t, m, "executables") + number(t, m, "hardware") + number(t, m, "configuration"); got != "322" || fmt.Sprint(m["reasons"]) != "[]" {
+		t.Errorf("%s, %v", got, m["reasons"])
+	}
+}
+
 func TestARealmIsJudgedByReferenceValues(t *testing.T) {
 	t.Parallel()
 	claims := map[string]any{"cca": map[string]any{
@@ -256,8 +265,13 @@ func TestTPMsAndRealmsNeedTheirKeysListed(t *testing.T) {
 	if _, err := New(Config{TPMKeys: t.TempDir()}); err == nil {
 		t.Error("a folder without keys was taken")
 	}
-	if _, ok := all["cca"]; ok {
-		t.Error("there is a verifier that trusts no platform")
+	for _, tee := range []string{"cca", "se"} {
+		if _, ok := all[tee]; ok {
+			t.Errorf("there is a verifier for %s that trusts nobody", tee)
+		}
+	}
+	if _, err := New(Config{SE: se.Config{HostKeys: t.TempDir()}}); err == nil {
+		t.Error("a folder without host keys was taken")
 	}
 	if _, err := New(Config{CCAAnchors: filepath.Join(t.TempDir(), "absent")}); err == nil {
 		t.Error("a file that is not there was taken")
