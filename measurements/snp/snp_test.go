@@ -207,9 +207,9 @@ func testConfig(t testing.TB) Config {
 func TestTheDigestsOfOurOwnFirmware(t *testing.T) {
 	t.Parallel()
 	want := []string{
-		"39de445c908d042e5b5fa71fe584c7d040ed44b08646c34ed0713acae5e4cd720f2f0f04fe34b02927be24a7195c9559",
-		"48990a34accc3a3a2a5bfbd8110ba1ae3e1327a5addc91cffae9fceb69a78feb9a501f9febffdf6e1eef06758123b92b",
-		"3c37a216548eb954e0841e85472a513b44f1a163d948d9f95364efbfce3599a852e41b3e05cd54be465e8a521d113ec6",
+		"77bf3076579df48182a9a5171b9c03c6dee4e5ddb61d063616915ccd976966b6ef9916b4936d43a1d074c5b2a41082d8",
+		"f7e2f12555b0f59d3593abfbbaddde429e66f88a80cc043a3a16e2bf236143440d5101ee7c5e8f24dd31f7a6392c22c5",
+		"379b188be75e6e95d6f0fb1b02e9a2c5bc87ded469d53229a285ccbae7d82ed678d8e65bdaca01b940b19fc1de037db4",
 	}
 	got, steps, err := Launch(testConfig(t), 3)
 	if err != nil {

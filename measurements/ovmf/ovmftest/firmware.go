@@ -15,6 +15,7 @@ const (
 	SEVOffset  = 0x400 // of the metadata for SEV, from the end
 	TDXOffset  = 0x800 // of that for TDX
 	sevEntries = 6
+	tdxEntries = 5
 )
 
 // Firmware returns the image.
@@ -35,6 +36,22 @@ func Firmware() []byte {
 		for n, v := range s {
 			put(sev[16+12*i+4*n:], v)
 		}
+	}
+	tdx := b[size-TDXOffset:]
+	copy(tdx, "TDVF")
+	put(tdx[4:], 16+32*tdxEntries)
+	put(tdx[8:], 1)
+	put(tdx[12:], tdxEntries)
+	for i, s := range [tdxEntries]struct{ offset, raw, address, memory, kind, attributes uint32 }{
+		{4096, 4096, 0xfffff000, 4096, 0, 1}, {0, 4096, 0xffffe000, 4096, 1, 0}, {0, 0, 0x810000, 8192, 3, 0}, {0, 0, 0x809000, 4096, 2, 0}, {0, 0, 0x900000, 4096, 4, 2},
+	} {
+		at := tdx[16+32*i:]
+		put(at, s.offset)
+		put(at[4:], s.raw)
+		put(at[8:], s.address)
+		put(at[16:], s.memory)
+		put(at[24:], s.kind)
+		put(at[28:], s.attributes)
 	}
 	number := func(v ...uint32) []byte {
 		var d []byte

@@ -1,0 +1,142 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tdx predicts what the registers of an Intel TDX guest hold after it
+// was launched by QEMU with a kernel: MRTD, RTMR1 and RTMR2. RTMR0 depends on
+// the machine that the host makes and cannot be predicted; a verifier replays
+// the event log for it.
+//
+// It follows the TDX module's rules for MRTD, and edk2 and QEMU for the others,
+// whose releases differ.
+package tdx
+
+import (
+	"crypto/sha512"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+
+	"cocoon/measurements/ovmf"
+)
+
+// ErrConfig is wrapped by errors about what to predict for.
+var ErrConfig = errors.New("wrong launch configuration")
+
+// Register is the value of a register.
+type Register [sha512.Size384]byte
+
+const (
+	pageSize   = 4096
+	chunk      = 256
+	mrExtend   = 1 // of the content
+	pageAug    = 2 // added later, and not measured
+	maxMemory  = 1 << 30
+	sectionLen = 32
+	maxEntries = 256
+)
+
+// Section is a part of the guest's memory that firmware names.
+type Section struct {
+	DataOffset, RawSize uint32
+	Address, Size       uint64
+	Type, Attributes    uint32
+	content             []byte // from the image
+}
+
+// Sections returns those of an image, in the order in which they are added.
+func Sections(i *ovmf.Image) ([]Section, error) {
+	b, err := i.TDXMetadata()
+	if err != nil {
+		return nil, err
+	}
+	u32 := binary.LittleEndian.Uint32
+	if len(b) < 16 || string(b[:4]) != "TDVF" || u32(b[8:]) != 1 {
+		return nil, fmt.Errorf("metadata for TDX without its mark, or not of version 1: %w", ovmf.ErrFirmware)
+	}
+	count := int(u32(b[12:]))
+	if count > maxEntries || len(b) < 16+count*sectionLen {
+		return nil, fmt.Errorf("metadata for TDX of %d sections in %d bytes: %w", count, len(b), ovmf.ErrFirmware)
+	}
+	list := make([]Section, count)
+	for n := range list {
+		at := b[16+n*sectionLen:]
+		list[n] = Section{
+			DataOffset: u32(at), RawSize: u32(at[4:]), Address: binary.LittleEndian.Uint64(at[8:]), Size: binary.LittleEndian.Uint64(at[16:]),
+			Type: u32(at[24:]), Attributes: u32(at[28:]),
+		}
+		if err := list[n].check(i); err != nil {
+			return nil, fmt.Errorf("section %d: %w", n, err)
+		}
+	}
+	return list, nil
+}
+
+// check bounds a section, and finds its content.
+func (s *Section) check(i *ovmf.Image) error {
+	end := uint64(s.DataOffset) + uint64(s.RawSize)
+	switch {
+	case s.Address%pageSize != 0 || s.Size%pageSize != 0 || s.Size == 0 || s.Size > maxMemory:
+		return fmt.Errorf("%#x bytes at %#x: %w", s.Size, s.Address, ovmf.ErrFirmware)
+	case end > uint64(len(i.Data)) || uint64(s.RawSize) > s.Size:
+		return fmt.Errorf("%#x bytes from %#x of an image of %#x: %w", s.RawSize, s.DataOffset, len(i.Data), ovmf.ErrFirmware)
+	}
+	s.content = i.Data[s.DataOffset:end]
+	return nil
+}
+
+// MRTD is the measurement of a firmware by KVM and QEMU as they are upstream:
+// each page is added and, where the metadata says so, its content measured.
+func MRTD(i *ovmf.Image) (Register, error) { return mrtd(i, false) }
+
+// MRTDTwoPass is that of older stacks out of the tree, which added all pages of
+// a section before they measured the first.
+func MRTDTwoPass(i *ovmf.Image) (Register, error) { return mrtd(i, true) }
+
+func mrtd(i *ovmf.Image, twoPass bool) (Register, error) {
+	list, err := Sections(i)
+	if err != nil {
+		return Register{}, err
+	}
+	h := sha512.New384()
+	for _, s := range list {
+		for at := uint64(0); at < s.Size; at += pageSize {
+			s.add(h, at)
+			if !twoPass {
+				s.extend(h, at)
+			}
+		}
+		for at := uint64(0); twoPass && at < s.Size; at += pageSize {
+			s.extend(h, at)
+		}
+	}
+	return Register(h.Sum(nil)), nil
+}
+
+// operation is what is hashed for one call of the TDX module.
+func operation(name string, gpa uint64) []byte {
+	b := make([]byte, 128)
+	copy(b, name)
+	binary.LittleEndian.PutUint64(b[16:], gpa)
+	return b
+}
+
+func (s *Section) add(h hash.Hash, at uint64) {
+	if s.Attributes&pageAug == 0 {
+		h.Write(operation("MEM.PAGE.ADD", s.Address+at))
+	}
+}
+
+func (s *Section) extend(h hash.Hash, at uint64) {
+	if s.Attributes&mrExtend == 0 {
+		return
+	}
+	page := make([]byte, pageSize)
+	if at < uint64(len(s.content)) {
+		copy(page, s.content[at:])
+	}
+	for c := uint64(0); c < pageSize; c += chunk {
+		h.Write(operation("MR.EXTEND", s.Address+at+c))
+		h.Write(page[c : c+chunk])
+	}
+}
