@@ -21,7 +21,7 @@ TAGS := netgo,osusergo,seccomp,runc_nocriu
 GUEST_BUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags $(TAGS) \
   -ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"'
 TOOL_BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid='
-HOST_TOOLS := mkimage trustee agent/agentctl
+HOST_TOOLS := mkimage measurements trustee agent/agentctl
 
 .PHONY: build binary tools deps lock test race lint fuzz vm demo image measure repro bench fresh generate check clean help
 

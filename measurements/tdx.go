@@ -1,0 +1,99 @@
+// Copyright The Cocoon Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/sha512"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/measurements/tdx"
+	"cocoon/mkimage/image"
+)
+
+type tdxFlags struct {
+	input
+	edk2, qemu int
+	twoPass    bool
+}
+
+func tdxCommand() *cobra.Command {
+	var f tdxFlags
+	c := &cobra.Command{
+		Use:   "tdx IMAGE --firmware FILE --edk2 YYYYMM --qemu VERSION",
+		Short: "MRTD, RTMR1 and RTMR2 of Intel TDX",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := f.predict(args[0])
+			if err != nil {
+				return err
+			}
+			return f.write(cmd.OutOrStdout(), all)
+		},
+	}
+	fl := c.Flags()
+	f.flags(fl)
+	fl.IntVar(&f.edk2, "edk2", 0, "release of edk2 that the firmware is built from, such as 202511 (required)")
+	fl.IntVar(&f.qemu, "qemu", 0, "release of QEMU, such as 1100 for 11.0 (required)")
+	fl.BoolVar(&f.twoPass, "two-pass", false, "MRTD as the stacks from before Linux had TDX measured it")
+	return c
+}
+
+func (f *tdxFlags) predict(dir string) ([]result, error) {
+	g, err := f.load(dir, "tdx")
+	if err != nil {
+		return nil, err
+	}
+	measure := tdx.MRTD
+	if f.twoPass {
+		measure = tdx.MRTDTwoPass
+	}
+	mrtd, err := measure(g.firmware)
+	if err != nil {
+		return nil, fmt.Errorf("firmware %q: %w", f.firmware, err)
+	}
+	b := tdx.Boot{EDK2: f.edk2, QEMU: f.qemu}
+	if b.Kernel, err = g.output(image.KernelName); err != nil {
+		return nil, err
+	}
+	initrd, err := g.output(image.InitrdName)
+	if err != nil {
+		return nil, err
+	}
+	digest := tdx.Register(sha512.Sum384(initrd))
+	b.Initrd = &digest
+	var all []result
+	for _, l := range g.lines {
+		r, err := f.registers(b, l)
+		if err != nil {
+			return nil, err
+		}
+		r.Values = append([]pair{{"mr_td", fmt.Sprintf("%x", mrtd)}}, r.Values...)
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// registers are those that depend on the command line, and RTMR1.
+func (f *tdxFlags) registers(b tdx.Boot, l line) (result, error) {
+	r := result{line: l, With: []pair{{"edk2", fmt.Sprint(b.EDK2)}, {"qemu", fmt.Sprintf("%d.%d", b.QEMU/100, b.QEMU%100)}}}
+	b.Cmdline = l.Cmdline
+	for _, reg := range []struct {
+		name string
+		of   func() (tdx.Register, []tdx.Step, error)
+	}{{"rtmr_1", b.RTMR1}, {"rtmr_2", b.RTMR2}} {
+		value, steps, err := reg.of()
+		if err != nil {
+			return r, err
+		}
+		r.Values = append(r.Values, pair{reg.name, fmt.Sprintf("%x", value)})
+		for _, s := range steps {
+			if f.explain {
+				r.Steps = append(r.Steps, step{Of: reg.name, What: s.What, Digest: fmt.Sprintf("%x", s.Digest)})
+			}
+		}
+	}
+	return r, nil
+}
