@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"hash"
 	"slices"
+	"unicode/utf16"
 )
 
 // ErrImage is wrapped by errors about a file that is no program of UEFI.
@@ -106,4 +107,14 @@ func parse(data []byte) (*image, error) {
 	}
 	slices.SortStableFunc(i.sections, func(a, b section) int { return a.at - b.at })
 	return i, nil
+}
+
+// LoadOptions is a text as a program gets it from the firmware, and as it is
+// measured: UTF-16 with a zero at its end.
+func LoadOptions(text string) []byte {
+	var out []byte
+	for _, c := range utf16.Encode([]rune(text + "\x00")) {
+		out = binary.LittleEndian.AppendUint16(out, c)
+	}
+	return out
 }

@@ -107,6 +107,13 @@ func TestChecksumAndSignatureDoNotCount(t *testing.T) {
 	}
 }
 
+func TestTextIsWideWithAZero(t *testing.T) {
+	t.Parallel()
+	if got := hex.EncodeToString(LoadOptions("aé")); got != "6100e9000000" {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestWhatIsNoProgramIsRefused(t *testing.T) {
 	t.Parallel()
 	put16, put32 := binary.LittleEndian.PutUint16, binary.LittleEndian.PutUint32

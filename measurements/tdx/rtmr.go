@@ -5,10 +5,8 @@ package tdx
 
 import (
 	"crypto/sha512"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"unicode/utf16"
 
 	"cocoon/measurements/pe"
 )
@@ -108,7 +106,7 @@ func (b Boot) RTMR2() (Register, []Step, error) {
 	}
 	line := b.loadOptions()
 	var r register
-	r.extend(fmt.Sprintf("load options %q", line), sha512.Sum384(wide(line)))
+	r.extend(fmt.Sprintf("load options %q", line), sha512.Sum384(pe.LoadOptions(line)))
 	if b.Initrd != nil {
 		r.extend("initrd", *b.Initrd)
 	}
@@ -124,15 +122,6 @@ func (b Boot) loadOptions() string {
 		return "initrd=initrd " + b.Cmdline
 	}
 	return b.Cmdline + " initrd=initrd"
-}
-
-// wide is text as firmware has it, UTF-16 with a zero at its end.
-func wide(text string) []byte {
-	var out []byte
-	for _, c := range utf16.Encode([]rune(text + "\x00")) {
-		out = binary.LittleEndian.AppendUint16(out, c)
-	}
-	return out
 }
 
 // ConfigID is the digest of an owner's document as a shim hands it over in

@@ -127,7 +127,7 @@ func TestLoadOptionsFollowTheFirmwaresRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	of := func(edk2 int, initrd *Register) string {
-		d := sha256.Sum256(wide(Boot{Cmdline: file.Inputs.Cmdline, EDK2: edk2, Initrd: initrd}.loadOptions()))
+		d := sha256.Sum256(pe.LoadOptions(Boot{Cmdline: file.Inputs.Cmdline, EDK2: edk2, Initrd: initrd}.loadOptions()))
 		return hex.EncodeToString(d[:])
 	}
 	if got := of(202502, &Register{}); got != file.Inputs.Direct {
