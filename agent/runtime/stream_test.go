@@ -85,11 +85,17 @@ func TestBlockedStreamCallsEndWithTheirContextOnly(t *testing.T) {
 		t.Errorf("read %q", out)
 	}
 
-	full, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	n, err := p.Write(full, make([]byte, 1<<20))
-	if !errors.Is(err, context.DeadlineExceeded) || n == 0 || n == 1<<20 {
-		t.Errorf("write to a full pipe: %d, %v", n, err)
+	// How much fits is the kernel's affair, and whether anything was tried
+	// before the deadline is the scheduler's.
+	n := 0
+	for wait := 20 * time.Millisecond; n == 0; wait *= 2 {
+		full, cancel := context.WithTimeout(t.Context(), wait)
+		var err error
+		n, err = p.Write(full, make([]byte, 1<<20))
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || n == 1<<20 {
+			t.Fatalf("write to a full pipe: %d, %v", n, err)
+		}
 	}
 }
 
