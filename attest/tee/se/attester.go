@@ -9,14 +9,21 @@ import (
 	"errors"
 )
 
-// ErrUnsupported is returned where there is no such device.
-var ErrUnsupported = errors.New("there is no ultravisor device")
+var (
+	// ErrUnsupported is returned where there is no ultravisor that attests.
+	ErrUnsupported = errors.New("there is no ultravisor for attestation")
+	// ErrRefused is returned when the ultravisor does not take a request.
+	ErrRefused = errors.New("the ultravisor refuses the request for attestation")
+	// ErrAnswer is returned for an answer that is none, though it says success.
+	ErrAnswer = errors.New("the answer of the ultravisor device makes no sense")
+)
 
 // Call is one call of the ultravisor.
 type Call struct {
 	// Block and UserData are handed over.
 	Block, UserData []byte
-	// Measurement and Additional have their sizes and are filled.
+	// Measurement and Additional have their sizes and are filled. Additional may
+	// get shorter.
 	Measurement, Additional []byte
 	CUID                    [CUIDSize]byte
 }
@@ -30,7 +37,7 @@ type Device interface {
 type Attester struct{ device Device }
 
 // New returns an attester on this machine's device.
-func New() *Attester { return NewWith(driver{path: uvDevice}) }
+func New() *Attester { return NewWith(driver{path: uvDevice, call: attestCall}) }
 
 // NewWith returns an attester on a device.
 func NewWith(d Device) *Attester { return &Attester{device: d} }

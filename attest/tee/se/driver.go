@@ -4,6 +4,7 @@
 package se
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,15 @@ const (
 
 	// attest is UVIO_IOCTL_ATT: 'u' 1, both ways, 64 bytes.
 	attest = 3<<30 | 64<<16 | 'u'<<8 | 1
-	// executed is UVC_RC_EXECUTED, the one code of success.
-	executed = 1
+
+	// Codes of the ultravisor, of arch/s390/include/asm/uv.h and s390-tools
+	// (rust/pv_core). One of them is success.
+	codeExecuted  = 0x0001
+	codeNoCommand = 0x0002
+	codeVersion   = 0x0106
+	codeFlags     = 0x010a
+	codeAlgorithm = 0x010b
+	codeNoHostKey = 0x010c
 
 	busyTries = 10
 	busyWait  = 100 * time.Millisecond
@@ -49,8 +57,17 @@ type arguments struct {
 	_                              uint16
 }
 
-// driver is the kernel's.
-type driver struct{ path string }
+// answer is what the kernel says of a call that it handed on.
+type answer struct {
+	rc, rrc    uint16
+	additional uint32 // size of the additional data
+}
+
+// driver is the kernel's. The call itself is apart, so that tests can answer it.
+type driver struct {
+	path string
+	call func(*os.File, *Call) (answer, unix.Errno)
+}
 
 // Attest implements Device.
 func (d driver) Attest(ctx context.Context, c *Call) (err error) {
@@ -63,9 +80,9 @@ func (d driver) Attest(ctx context.Context, c *Call) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	for try := 1; ; try++ {
-		errno, rc := ask(f, c)
+		a, errno := d.call(f, c)
 		if errno == 0 {
-			return rc
+			return a.check(c)
 		}
 		if errno != unix.EBUSY && errno != unix.EINTR && errno != unix.EAGAIN || try == busyTries {
 			return fmt.Errorf("ask the ultravisor for a measurement: %w", errno)
@@ -78,8 +95,8 @@ func (d driver) Attest(ctx context.Context, c *Call) (err error) {
 	}
 }
 
-// ask does the call, and says what the ultravisor makes of it.
-func ask(f *os.File, c *Call) (unix.Errno, error) {
+// attestCall does the call.
+func attestCall(f *os.File, c *Call) (answer, unix.Errno) {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	address := func(b []byte) uint64 {
@@ -100,13 +117,34 @@ func ask(f *os.File, c *Call) (unix.Errno, error) {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), attest, uintptr(unsafe.Pointer(&cb)))
 	runtime.KeepAlive(f)
 	c.CUID = args.cuid
-	return errno, refusal(cb)
+	return answer{rc: cb.rc, rrc: cb.rrc, additional: args.additionalLen}, errno
 }
 
-// refusal is what the ultravisor answered, if that is no success.
-func refusal(cb control) error {
-	if cb.rc == executed {
-		return nil
+// check tells success from all else, and cuts the additional data to what there
+// is of it.
+func (a answer) check(c *Call) error {
+	if a.rc != codeExecuted {
+		return a.refusal()
 	}
-	return fmt.Errorf("the ultravisor refuses the request for attestation: rc %#04x, rrc %#04x", cb.rc, cb.rrc)
+	if int64(a.additional) > int64(len(c.Additional)) {
+		return fmt.Errorf("%w: %d bytes of additional data in room for %d", ErrAnswer, a.additional, len(c.Additional))
+	}
+	c.Additional = c.Additional[:a.additional]
+	if bytes.Equal(c.Measurement, make([]byte, len(c.Measurement))) {
+		return fmt.Errorf("%w: no measurement", ErrAnswer)
+	}
+	return nil
+}
+
+// refusal says in words what operators run into.
+func (a answer) refusal() error {
+	why := map[uint16]string{
+		codeNoCommand: "it knows no attestation", codeVersion: "it knows no requests of this version", codeFlags: "it does not have what is asked for",
+		codeAlgorithm: "it does not know the algorithm", codeNoHostKey: "it cannot open the request, which is likely for the host keys of other machines",
+	}[a.rc]
+	err := fmt.Errorf("%w: rc %#04x, rrc %#04x %s", ErrRefused, a.rc, a.rrc, why)
+	if a.rc == codeNoCommand {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return err
 }

@@ -9,7 +9,8 @@
 // and response these are, and the kernel's arch/s390/include/uapi/asm/uvdevice.h.
 //
 // Trust: the request is the broker's, by way of the network. The guest cannot
-// read it; its sizes are bounded. The device is the ultravisor's.
+// read it; its sizes are bounded. The device node is the host's to present: a
+// false one can only make evidence that no verifier believes.
 package se
 
 import (
@@ -73,6 +74,8 @@ func parseRequest(raw []byte) (*Request, error) {
 		return nil, fmt.Errorf("%w: measurement of %d bytes, want 1 to %d", ErrRequest, r.MeasurementSize, maxMeasurement)
 	case r.AdditionalSize > maxAdditional:
 		return nil, fmt.Errorf("%w: additional data of %d bytes, at most %d", ErrRequest, r.AdditionalSize, maxAdditional)
+	case len(r.Key) == 0 || len(r.Nonce) == 0 || len(r.Tags) != TagsSize:
+		return nil, fmt.Errorf("%w: key of %d bytes, nonce of %d, tags of %d: want all, and tags of %d", ErrRequest, len(r.Key), len(r.Nonce), len(r.Tags), TagsSize)
 	case len(r.Digest) == 0 || len(r.Digest) > DataSize:
 		return nil, fmt.Errorf("%w: digest of %d bytes, want 1 to %d", ErrRequest, len(r.Digest), DataSize)
 	}
