@@ -21,11 +21,13 @@ import (
 const (
 	maxFiles    = 1024
 	maxDocument = 1 << 20
-	// maxCRL has room for a large authority's list.
-	maxCRL = 64 << 20
 
 	ibm        = "International Business Machines Corporation"
 	signerUnit = "Key Signing Service"
+
+	// Where IBM is in its names.
+	armonk       = "Armonk"
+	poughkeepsie = "Poughkeepsie"
 )
 
 // ErrHostKey is returned for a host key document that cannot be trusted.
@@ -96,11 +98,15 @@ func (c Config) trust() (*trust, error) {
 	return t, t.readLists(c.CRLs)
 }
 
-// signsHostKeys goes by the names that IBM has in the certificate: under the
-// same root there are many others.
+// signsHostKeys goes by the names that IBM has in the certificate, and that
+// s390-tools wants, these six and no other: under the same root there are many
+// companies' certificates.
 func signsHostKeys(c *x509.Certificate) bool {
-	return c.Subject.CommonName == ibm && slices.Equal(c.Subject.Organization, []string{ibm}) &&
-		len(c.Subject.OrganizationalUnit) == 1 && strings.HasSuffix(c.Subject.OrganizationalUnit[0], signerUnit)
+	n := c.Subject
+	return len(n.Names) == 6 && n.CommonName == ibm && slices.Equal(n.Organization, []string{ibm}) &&
+		slices.Equal(n.Country, []string{"US"}) && slices.Equal(n.Province, []string{"New York"}) &&
+		len(n.Locality) == 1 && (n.Locality[0] == poughkeepsie || n.Locality[0] == armonk) &&
+		len(n.OrganizationalUnit) == 1 && strings.HasSuffix(n.OrganizationalUnit[0], signerUnit)
 }
 
 // checkSigner follows the chain from the signing key to the root. None of it
@@ -126,6 +132,9 @@ func (t *trust) checkSigner(now time.Time) error {
 }
 
 func (t *trust) unrevoked(chain []*x509.Certificate, now time.Time) error {
+	if len(chain) < 2 {
+		return errors.New("the signing service is no root of its own: nobody could revoke it")
+	}
 	for i, c := range chain[:len(chain)-1] {
 		if err := t.revoked(c, chain[i+1], now); err != nil {
 			return fmt.Errorf("certificate of %q: %w", c.Subject, err)
@@ -153,30 +162,6 @@ func (t *trust) check(d *x509.Certificate, now time.Time) (*ecdh.PublicKey, erro
 	return key.ECDH()
 }
 
-// revoked returns an error unless a list of the issuer that is in force says
-// nothing of the certificate.
-func (t *trust) revoked(c, issuer *x509.Certificate, now time.Time) error {
-	inForce := 0
-	for _, l := range t.lists {
-		// The signing key is no authority by its certificate, so that the library
-		// would not take its list.
-		if issuer.CheckSignature(l.SignatureAlgorithm, l.RawTBSRevocationList, l.Signature) != nil ||
-			now.Before(l.ThisUpdate) || !now.Before(l.NextUpdate) {
-			continue
-		}
-		inForce++
-		for _, e := range l.RevokedCertificateEntries {
-			if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
-				return fmt.Errorf("revoked on %s", e.RevocationTime)
-			}
-		}
-	}
-	if inForce == 0 {
-		return fmt.Errorf("no revocation list of %q is in force", issuer.Subject)
-	}
-	return nil
-}
-
 // readCerts reads every certificate of a folder, in PEM or DER.
 func readCerts(folder string) ([]*x509.Certificate, error) {
 	var all []*x509.Certificate
@@ -189,14 +174,6 @@ func readCerts(folder string) ([]*x509.Certificate, error) {
 		return err
 	})
 	return all, err
-}
-
-func (t *trust) readLists(folder string) error {
-	return eachFile(folder, maxCRL, func(raw []byte) error {
-		l, err := x509.ParseRevocationList(der(raw, "X509 CRL"))
-		t.lists = append(t.lists, l)
-		return err
-	})
 }
 
 // der returns the bytes of all blocks of a kind, or raw if it has none.

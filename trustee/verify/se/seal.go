@@ -11,12 +11,14 @@ import (
 	"fmt"
 )
 
-// errForeign is returned for a key that this verifier did not make.
-var errForeign = errors.New("the key of the measurement is not from a request of this broker")
+// errForeign is returned for a key that this verifier did not make, or made for
+// host keys that are not the ones trusted now.
+var errForeign = errors.New("the key of the measurement is not from a request of this broker to the host keys that it trusts now")
 
 // sealer lets guests carry the secret of their request, so that nothing has to
 // be kept for each. The key of the seal lives as long as the process: sessions
-// do not live longer.
+// do not live longer. Secrets do not live longer than the trust in the host keys
+// that can read them: they are sealed together with a digest of these.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer() (sealer, error) {
@@ -28,10 +30,10 @@ func newSealer() (sealer, error) {
 	return sealer{aead}, err
 }
 
-// seal returns the two parts for the guest. The second goes with this first
-// one only.
-func (s sealer) seal(x *secret) (key, nonce []byte, err error) {
-	if key, err = s.one(x.key[:], nil); err != nil {
+// seal returns the two parts for the guest, of a request to hosts. The second
+// goes with this first one only.
+func (s sealer) seal(x *secret, hosts [32]byte) (key, nonce []byte, err error) {
+	if key, err = s.one(x.key[:], hosts[:]); err != nil {
 		return nil, nil, err
 	}
 	first := sha256.Sum256(key)
@@ -48,12 +50,12 @@ func (s sealer) one(b, with []byte) ([]byte, error) {
 }
 
 // open is the reverse of seal.
-func (s sealer) open(key, nonce []byte) (*secret, error) {
+func (s sealer) open(key, nonce []byte, hosts [32]byte) (*secret, error) {
 	const overhead = gcmIV + gcmTag
 	if len(key) != measurementKey+overhead || len(nonce) != nonceSize+overhead {
 		return nil, errForeign
 	}
-	k, err := s.aead.Open(nil, key[:gcmIV], key[gcmIV:], nil)
+	k, err := s.aead.Open(nil, key[:gcmIV], key[gcmIV:], hosts[:])
 	if err != nil {
 		return nil, errForeign
 	}

@@ -20,6 +20,7 @@ import (
 	"crypto/ecdh"
 	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
@@ -70,7 +71,17 @@ type Verifier struct {
 // hosts are host keys that were checked, and until when that counts.
 type hosts struct {
 	keys  []*ecdh.PublicKey
+	id    [32]byte // of these keys together
 	until time.Time
+}
+
+func newHosts(keys []*ecdh.PublicKey, until time.Time) *hosts {
+	var names []byte
+	for _, k := range keys {
+		name := hostKeyHash(k)
+		names = append(names, name[:]...)
+	}
+	return &hosts{keys: keys, id: sha256.Sum256(names), until: until}
 }
 
 // hostsLife is how long they are not read again: anybody can have a request
@@ -104,7 +115,7 @@ func New(cfg Config) (*Verifier, error) {
 // Challenge implements as.Challenger: a request for the guest's ultravisor. It
 // takes no parameters.
 func (v *Verifier) Challenge(_ context.Context, _ string) (string, error) {
-	keys, err := v.hostKeys()
+	h, err := v.hostKeys()
 	if err != nil {
 		return "", err
 	}
@@ -112,11 +123,11 @@ func (v *Verifier) Challenge(_ context.Context, _ string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	block, err := r.block(keys)
+	block, err := r.block(h.keys)
 	if err != nil {
 		return "", err
 	}
-	key, nonce, err := v.seal.seal(&r.secret)
+	key, nonce, err := v.seal.seal(&r.secret, h.id)
 	if err != nil {
 		return "", err
 	}
@@ -127,22 +138,22 @@ func (v *Verifier) Challenge(_ context.Context, _ string) (string, error) {
 }
 
 // hostKeys returns those of the last minute, or reads them.
-func (v *Verifier) hostKeys() ([]*ecdh.PublicKey, error) {
+func (v *Verifier) hostKeys() (*hosts, error) {
 	if h := v.hosts.Load(); h != nil && v.cfg.Now().Before(h.until) {
-		return h.keys, nil
+		return h, nil
 	}
 	_, err, _ := v.flight.Do("", func() (any, error) {
 		at := v.cfg.Now()
 		keys, err := v.cfg.hostKeys(at)
 		if err == nil {
-			v.hosts.Store(&hosts{keys: keys, until: at.Add(hostsLife)})
+			v.hosts.Store(newHosts(keys, at.Add(hostsLife)))
 		}
 		return nil, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return v.hosts.Load().keys, nil
+	return v.hosts.Load(), nil
 }
 
 // Verify implements as.Verifier.
@@ -151,7 +162,13 @@ func (v *Verifier) Verify(_ context.Context, evidence json.RawMessage, b as.Bind
 	if err := json.Unmarshal(evidence, &e); err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
-	tags, err := v.check(&e)
+	// Whoever has a host key could read what was asked of it. So the keys have to
+	// be trusted still.
+	h, err := v.hostKeys()
+	if err != nil {
+		return nil, fmt.Errorf("host keys of the request: %w", err)
+	}
+	tags, err := v.check(&e, h)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
@@ -163,14 +180,14 @@ func (v *Verifier) Verify(_ context.Context, evidence json.RawMessage, b as.Bind
 		return nil, fmt.Errorf("Secure Execution confirms no init data: %w", as.ErrEvidence) //nolint:staticcheck // a name
 	}
 	return &as.Claims{Class: "cpu", ReportData: hex.EncodeToString(digest), Values: map[string]any{
-		"cuid": hex.EncodeToString(e.CUID), "version": requestVersion, "tag": hex.EncodeToString(tags[3*64:]),
+		"cuid": hex.EncodeToString(e.CUID), "user_data": hex.EncodeToString(e.UserData), "report_data": hex.EncodeToString(digest), "version": requestVersion, "tag": hex.EncodeToString(tags[3*64:]),
 		"image_phkh": hex.EncodeToString(e.Additional[:32]), "attestation_phkh": hex.EncodeToString(e.Additional[32:64]),
 	}}, nil
 }
 
 // check compares the measurement with that of each image that may run, and
 // returns the digests and the tag of the one that does.
-func (v *Verifier) check(e *se.Evidence) ([]byte, error) {
+func (v *Verifier) check(e *se.Evidence, h *hosts) ([]byte, error) {
 	switch {
 	case len(e.CUID) != se.CUIDSize:
 		return nil, fmt.Errorf("configuration id of %d bytes, not %d", len(e.CUID), se.CUIDSize)
@@ -179,7 +196,7 @@ func (v *Verifier) check(e *se.Evidence) ([]byte, error) {
 	case len(e.Additional) < additionalSize || len(e.Additional) > maxAdditional:
 		return nil, fmt.Errorf("additional data of %d bytes, want %d to %d", len(e.Additional), additionalSize, maxAdditional)
 	}
-	s, err := v.seal.open(e.Key, e.Nonce)
+	s, err := v.seal.open(e.Key, e.Nonce, h.id)
 	if err != nil {
 		return nil, err
 	}
