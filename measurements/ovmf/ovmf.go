@@ -44,7 +44,14 @@ const (
 	// behindTable is what follows the table: the reset vector.
 	behindTable = 32
 	entryHead   = 18
-	maxSections = 4096
+	// minHashTable is what QEMU writes: a table of three hashes, padded.
+	minHashTable = 176
+	maxImage     = 64 << 20
+	maxSections  = 4096
+	// maxMeasured bounds what all sections of an image may name together, so
+	// that a few bytes of metadata do not cost hours of hashing.
+	maxMeasured = 1 << 30
+	pageSize    = 4096
 	fourGiB     = 1 << 32
 )
 
@@ -57,7 +64,8 @@ const (
 	KernelHashes = 0x10
 )
 
-// Section is a piece of guest memory that the metadata names.
+// Section is a piece of guest memory that the metadata names: whole pages below
+// 4 GiB.
 type Section struct {
 	GPA, Size, Type uint32
 }
@@ -72,8 +80,8 @@ type Image struct {
 func Parse(data []byte) (*Image, error) {
 	i := &Image{Data: data, table: map[GUID][]byte{}}
 	end := len(data) - behindTable
-	if end < entryHead {
-		return nil, fmt.Errorf("image of %d bytes: %w", len(data), ErrFirmware)
+	if end < entryHead || len(data) > maxImage {
+		return nil, fmt.Errorf("image of %d bytes, want %d to %d: %w", len(data), behindTable+entryHead, maxImage, ErrFirmware)
 	}
 	if GUID(data[end-16:end]) != footerGUID() {
 		return i, nil
@@ -88,7 +96,12 @@ func Parse(data []byte) (*Image, error) {
 		if size < entryHead || size > len(rest) {
 			return nil, fmt.Errorf("entry of %d bytes in a table that has %d left: %w", size, len(rest), ErrFirmware)
 		}
-		i.table[GUID(rest[at+2:])] = rest[len(rest)-size : at]
+		id := GUID(rest[at+2:])
+		if _, ok := i.table[id]; ok {
+			// Readers disagree which one counts.
+			return nil, fmt.Errorf("entry %x is there twice: %w", id, ErrFirmware)
+		}
+		i.table[id] = rest[len(rest)-size : at]
 		rest = rest[:len(rest)-size]
 	}
 	return i, nil
@@ -107,16 +120,20 @@ func (i *Image) number(g GUID) (uint32, bool) {
 }
 
 // HashTable is the guest address of the table of hashes; false if the firmware
-// has no place for one.
+// has no place for one that is large enough.
 func (i *Image) HashTable() (uint32, bool) {
-	base, ok := i.number(hashesGUID())
-	return base, ok && base != 0
+	b := i.table[hashesGUID()]
+	if len(b) < 8 {
+		return 0, false
+	}
+	base, size := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
+	return base, base != 0 && size >= minHashTable
 }
 
 // ResetEIP is where processors but the first begin.
 func (i *Image) ResetEIP() (uint32, error) {
 	eip, ok := i.number(resetGUID())
-	if !ok {
+	if !ok || eip == 0 {
 		return 0, fmt.Errorf("it says not where further processors begin: %w", ErrFirmware)
 	}
 	return eip, nil
@@ -163,14 +180,21 @@ func (i *Image) Sections() ([]Section, error) {
 	if len(b) < head || string(b[:4]) != "ASEV" || binary.LittleEndian.Uint32(b[8:]) != 1 {
 		return nil, fmt.Errorf("metadata for SEV without its mark, or not of version 1: %w", ErrFirmware)
 	}
-	count := binary.LittleEndian.Uint32(b[12:])
-	if count > maxSections || len(b) < head+one*int(count) {
-		return nil, fmt.Errorf("metadata for SEV of %d sections in %d bytes: %w", count, len(b), ErrFirmware)
+	size, count := binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint32(b[12:])
+	if uint64(size) > uint64(len(b)) || count > maxSections || uint64(size) < head+one*uint64(count) {
+		return nil, fmt.Errorf("metadata for SEV of %d sections in %d bytes, of which %d are there: %w", count, size, len(b), ErrFirmware)
 	}
-	list := make([]Section, count)
+	list, measured := make([]Section, count), uint64(0)
 	for n := range list {
 		at := b[head+one*n:]
-		list[n] = Section{GPA: binary.LittleEndian.Uint32(at), Size: binary.LittleEndian.Uint32(at[4:]), Type: binary.LittleEndian.Uint32(at[8:])}
+		s := Section{GPA: binary.LittleEndian.Uint32(at), Size: binary.LittleEndian.Uint32(at[4:]), Type: binary.LittleEndian.Uint32(at[8:])}
+		if s.Size == 0 || s.Size%pageSize != 0 || s.GPA%pageSize != 0 || uint64(s.GPA)+uint64(s.Size) > fourGiB {
+			return nil, fmt.Errorf("section of type %#x at %#x, %#x bytes, is not of whole pages below 4 GiB: %w", s.Type, s.GPA, s.Size, ErrFirmware)
+		}
+		if measured += uint64(s.Size); measured > maxMeasured {
+			return nil, fmt.Errorf("sections of more than %d bytes: %w", maxMeasured, ErrFirmware)
+		}
+		list[n] = s
 	}
 	return list, nil
 }

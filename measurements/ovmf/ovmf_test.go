@@ -4,11 +4,12 @@
 package ovmf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"reflect"
+	"slices"
 	"testing"
 
 	"cocoon/internal/sharedtest"
@@ -102,6 +103,7 @@ func TestOffsetsThatLeadOutsideAreRefused(t *testing.T) {
 	put16, put32 := binary.LittleEndian.PutUint16, binary.LittleEndian.PutUint32
 	end := len(ovmftest.Firmware()) - behindTable
 	sev := len(ovmftest.Firmware()) - ovmftest.SEVOffset
+	section := sev + 16
 	for name, spoil := range map[string]func([]byte) []byte{
 		"empty":           func([]byte) []byte { return nil },
 		"short":           func(b []byte) []byte { return b[:49] },
@@ -112,14 +114,38 @@ func TestOffsetsThatLeadOutsideAreRefused(t *testing.T) {
 		"mark":            func(b []byte) []byte { b[sev]++; return b },
 		"version":         func(b []byte) []byte { put32(b[sev+8:], 2); return b },
 		"many sections":   func(b []byte) []byte { put32(b[sev+12:], 4096); return b },
-		"endless":         func(b []byte) []byte { put32(b[sev+12:], 0xffffffff); return b },
+		"twice":           func(b []byte) []byte { copy(b[end-entryHead-22-16:], b[end-entryHead-16:end-entryHead]); return b },
+		"very many": func(b []byte) []byte {
+			b = slices.Concat(make([]byte, 1<<16), b)
+			put32(b[entryAt(b, sevGUID(), 4):], uint32(len(b)))
+			copy(b, "ASEV")
+			put32(b[4:], 1<<16)
+			put32(b[8:], 1)
+			put32(b[12:], maxSections+1)
+			return b
+		},
+		"too large":       func([]byte) []byte { return make([]byte, maxImage+1) },
+		"size of less":    func(b []byte) []byte { put32(b[sev+4:], 16+12*6-1); return b },
+		"size of more":    func(b []byte) []byte { put32(b[sev+4:], uint32(len(b)-sev+1)); return b },
+		"size of nothing": func(b []byte) []byte { put32(b[sev+4:], 0); return b },
+		"between pages":   func(b []byte) []byte { put32(b[section:], 0x800800); return b },
+		"half a page":     func(b []byte) []byte { put32(b[section+4:], 0x9800); return b },
+		"no page":         func(b []byte) []byte { put32(b[section+4:], 0); return b },
+		"above 4 GiB":     func(b []byte) []byte { put32(b[section:], 0xfffff000); return b },
+		"half the memory": func(b []byte) []byte { put32(b[section:], 0); put32(b[section+4:], 0x80000000); return b },
+		"much together": func(b []byte) []byte {
+			put32(b[section+4:], 0x20000000)
+			put32(b[section+12+4:], 0x20000000)
+			return b
+		},
+		"endless": func(b []byte) []byte { put32(b[sev+12:], 0xffffffff); return b },
 	} {
 		i, err := Parse(spoil(ovmftest.Firmware()))
 		if err == nil {
 			_, err = i.Sections()
 		}
 		if !errors.Is(err, ErrFirmware) {
-			t.Errorf("%s: %+v, %v", name, i, err)
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	i := parsed(t, ovmftest.Firmware())
@@ -128,17 +154,77 @@ func TestOffsetsThatLeadOutsideAreRefused(t *testing.T) {
 	}
 }
 
+// entryAt is where the data of an entry begins.
+func entryAt(b []byte, id GUID, size int) int { return bytes.LastIndex(b, id[:]) - 2 - size }
+
+func TestEntriesThatNameNothingAreNotThere(t *testing.T) {
+	t.Parallel()
+	for name, v := range map[string][2]uint32{"at 0": {0, 0x400}, "small": {ovmftest.HashTable, minHashTable - 1}} {
+		b := ovmftest.Firmware()
+		at := entryAt(b, hashesGUID(), 8)
+		binary.LittleEndian.PutUint32(b[at:], v[0])
+		binary.LittleEndian.PutUint32(b[at+4:], v[1])
+		if _, ok := parsed(t, b).HashTable(); ok {
+			t.Errorf("%s: a place for hashes", name)
+		}
+	}
+	b := ovmftest.Firmware()
+	binary.LittleEndian.PutUint32(b[entryAt(b, resetGUID(), 4):], 0)
+	if eip, err := parsed(t, b).ResetEIP(); !errors.Is(err, ErrFirmware) {
+		t.Errorf("eip %#x, %v", eip, err)
+	}
+	b = ovmftest.Firmware()
+	binary.LittleEndian.PutUint32(b[entryAt(b, tdxGUID(), 4):], uint32(len(b)+1))
+	if got, err := parsed(t, b).TDXMetadata(); !errors.Is(err, ErrFirmware) {
+		t.Errorf("%d bytes for TDX, %v", len(got), err)
+	}
+}
+
+func TestAServiceModuleSaysWhereItBegins(t *testing.T) {
+	t.Parallel()
+	i := parsed(t, ovmftest.SVSM())
+	if at, err := i.SVSMOffset(); err != nil || at != ovmftest.SVSMStart {
+		t.Errorf("%#x, %v", at, err)
+	}
+	if list, err := i.Sections(); err != nil || len(list) != 3 || list[0] != (Section{0x806000, 0x1000, CPUID}) {
+		t.Errorf("sections %+v, %v", list, err)
+	}
+}
+
+// What a parsed image gives is bounded, whatever the image says.
 func FuzzParse(f *testing.F) {
 	f.Add(ovmftest.Firmware())
+	f.Add(ovmftest.SVSM())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		i, err := Parse(b)
 		if err != nil {
+			if !errors.Is(err, ErrFirmware) {
+				t.Errorf("no mark on %v", err)
+			}
 			return
 		}
-		a, errA := i.Sections()
-		c, errC := i.Sections()
-		if !reflect.DeepEqual(a, c) || (errA == nil) != (errC == nil) {
-			t.Error("two readings differ")
+		list, err := i.Sections()
+		if err != nil && !errors.Is(err, ErrFirmware) {
+			t.Errorf("no mark on %v", err)
+		}
+		var sum uint64
+		for _, s := range list {
+			if s.Size == 0 || (s.GPA|s.Size)%pageSize != 0 || uint64(s.GPA)+uint64(s.Size) > fourGiB {
+				t.Errorf("section %+v", s)
+			}
+			sum += uint64(s.Size)
+		}
+		if sum > maxMeasured {
+			t.Errorf("sections of %d bytes", sum)
+		}
+		if m, err := i.TDXMetadata(); err == nil && !bytes.HasSuffix(b, m) {
+			t.Error("metadata for TDX from elsewhere")
+		}
+		if eip, err := i.ResetEIP(); err == nil && eip == 0 {
+			t.Error("processors begin at 0")
+		}
+		if base, ok := i.HashTable(); ok && base == 0 {
+			t.Error("hashes at 0")
 		}
 	})
 }
