@@ -7,6 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
+
+	"cocoon/measurements/ovmf"
 )
 
 const (
@@ -50,8 +53,9 @@ func (k Kernel) table() ([]byte, error) {
 	return b, nil
 }
 
-// hashesPage is the page with the table where the firmware looks for it.
-func (cfg Config) hashesPage() ([]byte, error) {
+// hashesPage is the page with the table where the firmware looks for it, which
+// has to be in the section that is measured.
+func (cfg Config) hashesPage(s ovmf.Section) ([]byte, error) {
 	base, ok := cfg.Firmware.HashTable()
 	if !ok {
 		return nil, ErrNoHashes
@@ -61,8 +65,8 @@ func (cfg Config) hashesPage() ([]byte, error) {
 		return nil, err
 	}
 	offset := base % pageSize
-	if int(offset)+len(t) > pageSize {
-		return nil, ErrNoHashes
+	if s.Size != pageSize || base-offset != s.GPA || int(offset)+len(t) > pageSize {
+		return nil, fmt.Errorf("it looks for hashes at %#x, but %d bytes at %#x are for them: %w", base, s.Size, s.GPA, ErrNoHashes)
 	}
 	page := make([]byte, pageSize)
 	copy(page[offset:], t)

@@ -5,6 +5,10 @@
 // is launched with, as the secure processor computes it (SEV-SNP Firmware ABI,
 // PAGE_INFO) for the VMMs that sev-snp-measure knows. It does the same for the
 // older SEV and SEV-ES.
+//
+// Trust: the configuration is the caller's; firmware and SVSM come from
+// strangers. What a VMM would refuse to launch, or launch without checking the
+// kernel, has no digest here.
 package snp
 
 import (
@@ -68,24 +72,49 @@ type Config struct {
 	Features uint64
 	VMM      VMM
 	// SVSM is a service module below the firmware, and VarsSize the size of the
-	// variable store between them. It may be nil.
+	// variable store between them. It may be nil. Only QEMU loads one, and
+	// Firmware has to be whole.
 	SVSM     *ovmf.Image
 	VarsSize uint64
 }
 
-// Page types of PAGE_INFO.
+// PageType is a page's in PAGE_INFO. The content counts for Normal and VMSA
+// pages only.
+type PageType byte
+
+// The page types.
 const (
-	normal     = 1
-	vmsa       = 2
-	zero       = 3
-	unmeasured = 4
-	secrets    = 5
-	cpuid      = 6
+	Normal     PageType = 1
+	VMSA       PageType = 2
+	Zero       PageType = 3
+	Unmeasured PageType = 4
+	Secrets    PageType = 5
+	CPUID      PageType = 6
 )
+
+// String is the name that the Firmware ABI has for the type.
+func (t PageType) String() string {
+	switch t {
+	case Normal:
+		return "NORMAL"
+	case VMSA:
+		return "VMSA"
+	case Zero:
+		return "ZERO"
+	case Unmeasured:
+		return "UNMEASURED"
+	case Secrets:
+		return "SECRETS"
+	case CPUID:
+		return "CPUID"
+	}
+	return fmt.Sprintf("PageType(%d)", byte(t))
+}
 
 // Step is one thing that went into a digest.
 type Step struct {
 	What string
+	Type PageType
 	GPA  uint64
 	// Pages is how many there are of 4 KiB.
 	Pages int
@@ -102,19 +131,19 @@ type chain struct {
 var noContent [sha512.Size384]byte
 
 // page adds one page.
-func (c *chain) page(kind byte, gpa uint64, content [sha512.Size384]byte) {
+func (c *chain) page(kind PageType, gpa uint64, content [sha512.Size384]byte) {
 	var info [0x70]byte
 	copy(info[:], c.digest[:])
 	copy(info[0x30:], content[:])
 	binary.LittleEndian.PutUint16(info[0x60:], uint16(len(info)))
-	info[0x62] = kind
+	info[0x62] = byte(kind)
 	binary.LittleEndian.PutUint64(info[0x68:], gpa)
 	c.digest = sha512.Sum384(info[:])
 }
 
 // note remembers what was added last.
-func (c *chain) note(what string, gpa uint64, pages int) {
-	c.steps = append(c.steps, Step{What: what, GPA: gpa, Pages: pages, Digest: c.digest})
+func (c *chain) note(what string, kind PageType, gpa uint64, pages int) {
+	c.steps = append(c.steps, Step{What: what, Type: kind, GPA: gpa, Pages: pages, Digest: c.digest})
 }
 
 // data adds whole pages of content.
@@ -123,22 +152,18 @@ func (c *chain) data(what string, gpa uint64, b []byte) error {
 		return fmt.Errorf("%s of %d bytes is not of whole pages: %w", what, len(b), ErrConfig)
 	}
 	for at := 0; at < len(b); at += pageSize {
-		c.page(normal, gpa+uint64(at), sha512.Sum384(b[at:at+pageSize]))
+		c.page(Normal, gpa+uint64(at), sha512.Sum384(b[at:at+pageSize]))
 	}
-	c.note(what, gpa, len(b)/pageSize)
+	c.note(what, Normal, gpa, len(b)/pageSize)
 	return nil
 }
 
-// empty adds pages of a kind whose content is not measured.
-func (c *chain) empty(what string, kind byte, gpa uint64, size uint32) error {
-	if size == 0 || size%pageSize != 0 {
-		return fmt.Errorf("%s of %d bytes is not of whole pages: %w", what, size, ovmf.ErrFirmware)
+// empty adds the pages of a section whose content is not measured.
+func (c *chain) empty(what string, kind PageType, s ovmf.Section) {
+	for at := uint32(0); at < s.Size; at += pageSize {
+		c.page(kind, uint64(s.GPA+at), noContent)
 	}
-	for at := uint64(0); at < uint64(size); at += pageSize {
-		c.page(kind, gpa+at, noContent)
-	}
-	c.note(what, gpa, int(size/pageSize))
-	return nil
+	c.note(what, kind, uint64(s.GPA), int(s.Size/pageSize))
 }
 
 // Launch returns the digests for 1 to n processors and how the last one came
@@ -158,8 +183,8 @@ func Launch(cfg Config, n int) ([]Digest, []Step, error) {
 	digests := make([]Digest, n)
 	content := sha512.Sum384(first[:])
 	for i := range digests {
-		c.page(vmsa, vmsaGPA, content)
-		c.note(fmt.Sprintf("state of processor %d", i), vmsaGPA, 1)
+		c.page(VMSA, vmsaGPA, content)
+		c.note(fmt.Sprintf("state of processor %d", i), VMSA, vmsaGPA, 1)
 		digests[i] = c.digest
 		if i == 0 {
 			content = sha512.Sum384(further[:])
@@ -183,7 +208,7 @@ func (cfg Config) beforeProcessors() (*chain, error) {
 	}
 	if cfg.FirmwareDigest != nil {
 		c.digest = *cfg.FirmwareDigest
-		c.note("firmware, by its digest", cfg.Firmware.GPA(), 0)
+		c.note("firmware, by its digest", Normal, cfg.Firmware.GPA(), 0)
 	} else if err := c.data("firmware", cfg.Firmware.GPA(), cfg.Firmware.Data); err != nil {
 		return nil, err
 	}
@@ -196,8 +221,15 @@ func (cfg Config) beforeProcessors() (*chain, error) {
 // svsm measures the service module, whose own metadata counts instead of the
 // firmware's.
 func (cfg Config) svsm(c *chain) error {
-	if cfg.Kernel != nil {
+	switch {
+	case cfg.Kernel != nil:
 		return fmt.Errorf("a kernel is not measured below a service module: %w", ErrConfig)
+	case cfg.VMM != QEMU:
+		return fmt.Errorf("VMM %.20q with a service module, want %s: %w", cfg.VMM, QEMU, ErrConfig)
+	case cfg.FirmwareDigest != nil:
+		return fmt.Errorf("a firmware's digest does not say where a service module lies: %w", ErrConfig)
+	case cfg.VarsSize%pageSize != 0 || cfg.VarsSize > cfg.Firmware.GPA()-uint64(len(cfg.SVSM.Data)):
+		return fmt.Errorf("variable store of %d bytes between firmware and service module: %w", cfg.VarsSize, ErrConfig)
 	}
 	if err := c.data("SVSM", cfg.svsmGPA(), cfg.SVSM.Data); err != nil {
 		return err
@@ -215,9 +247,14 @@ func (cfg Config) sections(c *chain, of *ovmf.Image) error {
 	if err != nil {
 		return err
 	}
+	if len(list) == 0 {
+		return fmt.Errorf("it has no metadata for SEV: %w", ovmf.ErrFirmware)
+	}
 	hashed := false
+	var last []ovmf.Section // EC2 adds the pages of CPUID behind all others
 	for _, s := range list {
 		if s.Type == ovmf.CPUID && cfg.VMM == EC2 {
+			last = append(last, s)
 			continue
 		}
 		if err := cfg.section(c, s); err != nil {
@@ -225,45 +262,47 @@ func (cfg Config) sections(c *chain, of *ovmf.Image) error {
 		}
 		hashed = hashed || s.Type == ovmf.KernelHashes
 	}
+	for _, s := range last {
+		if err := cfg.section(c, s); err != nil {
+			return err
+		}
+	}
 	if cfg.Kernel != nil && !hashed {
 		return ErrNoHashes
-	}
-	for _, s := range list {
-		if s.Type == ovmf.CPUID && cfg.VMM == EC2 {
-			if err := cfg.section(c, s); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
 }
 
 func (cfg Config) section(c *chain, s ovmf.Section) error {
-	gpa := uint64(s.GPA)
+	if (s.Type == ovmf.Secrets || s.Type == ovmf.CPUID) && s.Size != pageSize {
+		// QEMU and sev-snp-measure disagree on what is measured then.
+		return fmt.Errorf("section of type %#x at %#x, %d bytes, is not one page: %w", s.Type, s.GPA, s.Size, ovmf.ErrFirmware)
+	}
 	switch s.Type {
 	case ovmf.SecMem:
 		if cfg.VMM == GCE {
-			return c.empty("memory of the firmware, not measured", unmeasured, gpa, s.Size)
+			c.empty("memory of the firmware, not measured", Unmeasured, s)
+		} else {
+			c.empty("memory of the firmware, zeros", Zero, s)
 		}
-		return c.empty("memory of the firmware, zeros", zero, gpa, s.Size)
 	case ovmf.Secrets:
-		return c.empty("page of secrets", secrets, gpa, s.Size)
+		c.empty("page of secrets", Secrets, s)
 	case ovmf.CPUID:
-		return c.empty("page of CPUID", cpuid, gpa, s.Size)
+		c.empty("page of CPUID", CPUID, s)
 	case ovmf.SVSMCAA:
-		return c.empty("calling area of an SVSM", zero, gpa, s.Size)
+		c.empty("calling area of an SVSM", Zero, s)
 	case ovmf.KernelHashes:
 		if cfg.Kernel == nil {
-			return c.empty("hashes, none", zero, gpa, s.Size)
+			c.empty("hashes, none", Zero, s)
+			return nil
 		}
-		page, err := cfg.hashesPage()
+		page, err := cfg.hashesPage(s)
 		if err != nil {
 			return err
 		}
-		if s.Size != pageSize {
-			return fmt.Errorf("place for hashes of %d bytes: %w", s.Size, ovmf.ErrFirmware)
-		}
-		return c.data("hashes of kernel, initrd and command line", gpa, page)
+		return c.data("hashes of kernel, initrd and command line", uint64(s.GPA), page)
+	default:
+		return fmt.Errorf("metadata for SEV of type %#x: %w", s.Type, ovmf.ErrFirmware)
 	}
-	return fmt.Errorf("metadata for SEV of type %#x: %w", s.Type, ovmf.ErrFirmware)
+	return nil
 }

@@ -5,7 +5,6 @@ package snp
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -19,25 +18,41 @@ func signature(family, model, stepping uint32) uint32 {
 	return high<<20 | model>>4<<16 | low<<8 | model&15<<4 | stepping
 }
 
-// signatures are those of QEMU's processor models, without their versions.
-func signatures() map[string]uint32 {
-	return map[string]uint32{
-		"EPYC": signature(23, 1, 2), "EPYC-IBPB": signature(23, 1, 2), "EPYC-Rome": signature(23, 49, 0),
-		"EPYC-Milan": signature(25, 1, 1), "EPYC-Genoa": signature(25, 17, 0), "EPYC-Turin": signature(26, 0, 0),
+// processor is a model of QEMU's with its versions, from target/i386/cpu.c.
+type processor struct {
+	name      string
+	signature uint32
+	// versions is the highest. QEMU has changed the signature of other makers'
+	// models from one version to the next, so one not listed is not guessed.
+	versions int
+}
+
+func processors() []processor {
+	return []processor{
+		{"EPYC", signature(23, 1, 2), 5}, {"EPYC-IBPB", signature(23, 1, 2), 0}, {"EPYC-Rome", signature(23, 49, 0), 5},
+		{"EPYC-Milan", signature(25, 1, 1), 4}, {"EPYC-Genoa", signature(25, 17, 0), 3}, {"EPYC-Turin", signature(26, 0, 0), 2},
 	}
+}
+
+// names are those that QEMU knows the model under.
+func (p processor) names() []string {
+	names := []string{p.name}
+	for v := range p.versions {
+		names = append(names, fmt.Sprintf("%s-v%d", p.name, v+1))
+	}
+	return names
 }
 
 // SignatureOf returns that of a QEMU processor model, such as EPYC-v4 or
 // EPYC-Milan. "host" is whatever the host has.
 func SignatureOf(model string) (uint32, error) {
-	name := model
-	if i := strings.LastIndex(model, "-v"); i > 0 && len(model) == i+3 && model[i+2] >= '1' && model[i+2] <= '9' {
-		name = model[:i]
+	var known []string
+	for _, p := range processors() {
+		names := p.names()
+		if slices.Contains(names, model) {
+			return p.signature, nil
+		}
+		known = append(known, names...)
 	}
-	all := signatures()
-	s, ok := all[name]
-	if !ok {
-		return 0, fmt.Errorf("processor model %.40q, want one of %s: %w", model, strings.Join(slices.Sorted(maps.Keys(all)), ", "), ErrConfig)
-	}
-	return s, nil
+	return 0, fmt.Errorf("processor model %.40q, want one of %s: %w", model, strings.Join(known, ", "), ErrConfig)
 }

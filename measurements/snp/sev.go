@@ -12,8 +12,13 @@ import (
 // processors if n is not 0: one digest over firmware, hashes and states.
 func LaunchSEV(cfg Config, n int) ([sha256.Size]byte, error) {
 	var none [sha256.Size]byte
-	if cfg.Firmware == nil || n < 0 || n > maxVCPUs {
-		return none, fmt.Errorf("%d processors: %w", n, ErrConfig)
+	switch {
+	case cfg.Firmware == nil:
+		return none, fmt.Errorf("no firmware: %w", ErrConfig)
+	case n < 0 || n > maxVCPUs:
+		return none, fmt.Errorf("%d processors, want 0 to %d: %w", n, maxVCPUs, ErrConfig)
+	case cfg.FirmwareDigest != nil || cfg.SVSM != nil:
+		return none, fmt.Errorf("a firmware's digest or a service module is for SEV-SNP only: %w", ErrConfig)
 	}
 	h := sha256.New()
 	h.Write(cfg.Firmware.Data)

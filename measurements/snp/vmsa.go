@@ -6,6 +6,8 @@ package snp
 import (
 	"encoding/binary"
 	"fmt"
+
+	"cocoon/measurements/ovmf"
 )
 
 // state is a processor's save area (VMSA) as it is measured.
@@ -46,6 +48,9 @@ func (cfg Config) states() (first, further state, err error) {
 		offset, err := cfg.SVSM.SVSMOffset()
 		if err != nil {
 			return first, further, err
+		}
+		if uint64(offset) >= uint64(len(cfg.SVSM.Data)) {
+			return first, further, fmt.Errorf("SVSM of %d bytes begins at %#x: %w", len(cfg.SVSM.Data), offset, ovmf.ErrFirmware)
 		}
 		s := cfg.svsmState(uint32(cfg.svsmGPA()) + offset)
 		return s, s, nil
