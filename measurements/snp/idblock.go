@@ -21,6 +21,7 @@ const (
 	keySize     = 1028
 	number      = 72 // of a signature or a coordinate, little-endian
 	curveP384   = 2
+	algoECDSA   = 1 // on P-384 with SHA-384
 
 	atIDSignature, atIDKey         = 0x40, 0x240
 	atAuthorSignature, atAuthorKey = 0x680, 0x880
@@ -75,7 +76,7 @@ func KeyDigest(k *ecdsa.PublicKey) (Digest, error) {
 // Auth signs a block, and author, if it is not nil, the key that did.
 func Auth(b IDBlock, id, author *ecdsa.PrivateKey) ([]byte, error) {
 	out := make([]byte, idAuthSize)
-	binary.LittleEndian.PutUint32(out, 1)
+	binary.LittleEndian.PutUint32(out, algoECDSA)
 	key, err := signed(out[atIDSignature:], b.Bytes(), id)
 	if err != nil {
 		return nil, fmt.Errorf("sign the ID block: %w", err)
@@ -84,7 +85,7 @@ func Auth(b IDBlock, id, author *ecdsa.PrivateKey) ([]byte, error) {
 	if author == nil {
 		return out, nil
 	}
-	binary.LittleEndian.PutUint32(out[4:], 1)
+	binary.LittleEndian.PutUint32(out[4:], algoECDSA)
 	vouching, err := signed(out[atAuthorSignature:], key, author)
 	if err != nil {
 		return nil, fmt.Errorf("sign the ID key: %w", err)
@@ -104,9 +105,13 @@ func signed(to, b []byte, key *ecdsa.PrivateKey) ([]byte, error) {
 	if _, err := asn1.Unmarshal(der, &sig); err != nil {
 		return nil, err
 	}
-	reversed(to, sig.R.Bytes())
-	reversed(to[number:], sig.S.Bytes())
+	putSignature(to, sig.R, sig.S)
 	return PublicKey(&key.PublicKey)
+}
+
+func putSignature(to []byte, r, s *big.Int) {
+	reversed(to, r.Bytes())
+	reversed(to[number:], s.Bytes())
 }
 
 // reversed writes a big-endian number the other way round.
