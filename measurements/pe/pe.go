@@ -4,12 +4,14 @@
 // Package pe hashes programs of UEFI as firmware does before it starts them, by
 // the rules of Authenticode in the way that edk2 has them
 // (DxeTpm2MeasureBootLib): no padding, sections by their place in the file, and
-// what follows them but a signature.
+// what follows them but a signature. It also finds the sections of a program,
+// such as those of a unified kernel image.
 //
 // Trust: a file may be anybody's, and every offset in it wrong.
 package pe
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,12 +39,16 @@ type image struct {
 	checksum int // 4 bytes that do not count
 	security int // 8 bytes of the directory that do not count; 0 if there is none
 	headers  int // size of all headers
-	sections []section
+	table    int // where the headers of sections begin
+	count    int // of sections
 	signed   int // size of the signature at the end
 }
 
-// section is where a section lies in the file.
-type section struct{ at, size int }
+// section is where a section lies in the file, and how large it is in memory.
+type section struct {
+	name             string
+	at, size, memory int
+}
 
 // Authenticode returns the digest of a program by h, which is reset first.
 func Authenticode(h hash.Hash, data []byte) ([]byte, error) {
@@ -50,6 +56,11 @@ func Authenticode(h hash.Hash, data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	sections, err := i.sections()
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(sections, func(a, b section) int { return a.at - b.at })
 	h.Reset()
 	h.Write(data[:i.checksum])
 	rest := i.checksum + 4
@@ -59,7 +70,7 @@ func Authenticode(h hash.Hash, data []byte) ([]byte, error) {
 	}
 	h.Write(data[rest:i.headers])
 	summed := i.headers
-	for _, s := range i.sections {
+	for _, s := range sections {
 		h.Write(data[s.at : s.at+s.size])
 		summed += s.size
 	}
@@ -91,22 +102,31 @@ func parse(data []byte) (*image, error) {
 		i.security = optional + first + 8*securityDir
 		i.signed = u32(i.security + 4)
 	}
-	table := optional + size
-	if i.headers < table+count*sectionSize || i.headers > len(data) || i.signed > len(data)-i.headers {
+	i.table, i.count = optional+size, count
+	if i.headers < i.table+count*sectionSize || i.headers > len(data) || i.signed > len(data)-i.headers {
 		return nil, bad(fmt.Sprintf("headers of %d bytes, signature of %d", i.headers, i.signed))
 	}
-	for n := range count {
-		s := section{size: u32(table + n*sectionSize + 16), at: u32(table + n*sectionSize + 20)}
+	return i, nil
+}
+
+// sections are those with content in the file, in the order of their headers.
+func (i *image) sections() ([]section, error) {
+	var list []section
+	for n := range i.count {
+		b := i.data[i.table+n*sectionSize:][:sectionSize]
+		u32 := func(at int) int { return int(binary.LittleEndian.Uint32(b[at:])) }
+		s := section{memory: u32(8), size: u32(16), at: u32(20)}
 		if s.size == 0 {
 			continue
 		}
-		if s.at > len(data) || s.size > len(data)-s.at {
-			return nil, bad(fmt.Sprintf("section %d of %d bytes at %d", n, s.size, s.at))
+		if s.at > len(i.data) || s.size > len(i.data)-s.at {
+			return nil, fmt.Errorf("section %d of %d bytes at %d: %w", n, s.size, s.at, ErrImage)
 		}
-		i.sections = append(i.sections, s)
+		name, _, _ := bytes.Cut(b[:8], []byte{0})
+		s.name = string(name)
+		list = append(list, s)
 	}
-	slices.SortStableFunc(i.sections, func(a, b section) int { return a.at - b.at })
-	return i, nil
+	return list, nil
 }
 
 // LoadOptions is a text as a program gets it from the firmware, and as it is
