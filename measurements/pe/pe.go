@@ -109,7 +109,8 @@ func parse(data []byte) (*image, error) {
 	return i, nil
 }
 
-// sections are those with content in the file, in the order of their headers.
+// sections are in the order of their headers. Those without content in the file
+// lie at its start.
 func (i *image) sections() ([]section, error) {
 	var list []section
 	for n := range i.count {
@@ -117,7 +118,7 @@ func (i *image) sections() ([]section, error) {
 		u32 := func(at int) int { return int(binary.LittleEndian.Uint32(b[at:])) }
 		s := section{memory: u32(8), size: u32(16), at: u32(20)}
 		if s.size == 0 {
-			continue
+			s.at = 0
 		}
 		if s.at > len(i.data) || s.size > len(i.data)-s.at {
 			return nil, fmt.Errorf("section %d of %d bytes at %d: %w", n, s.size, s.at, ErrImage)

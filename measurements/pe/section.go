@@ -5,7 +5,7 @@ package pe
 
 import "fmt"
 
-// Section is a part of a program that has content in the file.
+// Section is a part of a program.
 type Section struct {
 	Name string
 	// Data is the content without the padding behind it.

@@ -41,6 +41,18 @@ func TestSectionsAreAsLongAsInMemory(t *testing.T) {
 	}
 }
 
+func TestASectionOfZerosNeedsNothingInTheFile(t *testing.T) {
+	t.Parallel()
+	b := parts(".text", ".sbat")
+	header := b[0x98+240+40:]
+	binary.LittleEndian.PutUint32(header[16:], 0)
+	binary.LittleEndian.PutUint32(header[20:], 0xffffffff)
+	list, err := Sections(b)
+	if err != nil || len(list) != 2 || list[1].Name != ".sbat" || len(list[1].Data) != 0 || list[1].Zeros != 0x210 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
 func TestSectionsThatReadersDoNotAgreeOnAreRefused(t *testing.T) {
 	t.Parallel()
 	put := binary.LittleEndian.PutUint32
@@ -70,9 +82,6 @@ func TestTheStandardReaderFindsTheSameSections(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		for _, want := range f.Sections {
-			if want.Size == 0 {
-				continue
-			}
 			content := data[want.Offset:][:min(want.Size, want.VirtualSize)]
 			if len(list) == 0 || list[0].Name != want.Name || !bytes.Equal(list[0].Data, content) {
 				t.Fatalf("%s: section %q of %d bytes is not the first of %d", name, want.Name, len(content), len(list))
