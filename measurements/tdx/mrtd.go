@@ -3,25 +3,26 @@
 
 // Package tdx predicts what the registers of an Intel TDX guest hold after it
 // was launched by QEMU with a kernel: MRTD, RTMR1 and RTMR2. RTMR0 depends on
-// the machine that the host makes and cannot be predicted; a verifier replays
-// the event log for it.
+// the machine that the host makes; some of its events can be predicted, and a
+// verifier replays the event log for the others.
 //
 // It follows the TDX module's rules for MRTD, and edk2 and QEMU for the others,
-// whose releases differ.
+// whose releases differ. What is predicted comes with the steps that lead there,
+// so that a report can go from a register to a file.
+//
+// Trust: firmware and kernel are the caller's, but may come from a stranger, and
+// what they say of themselves is checked. An event log is a guest's claim, that
+// only the registers of a verified quote confirm.
 package tdx
 
 import (
 	"crypto/sha512"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash"
 
 	"cocoon/measurements/ovmf"
 )
-
-// ErrConfig is wrapped by errors about what to predict for.
-var ErrConfig = errors.New("wrong launch configuration")
 
 // Register is the value of a register.
 type Register [sha512.Size384]byte
@@ -85,21 +86,53 @@ func (s *Section) check(i *ovmf.Image) error {
 	return nil
 }
 
+// typeName is how edk2 and td-shim call the kind of a section.
+func (s *Section) typeName() string {
+	names := []string{"BFV", "CFV", "TD_HOB", "TEMP_MEM", "PERM_MEM", "PAYLOAD", "PAYLOAD_PARAM"}
+	if s.Type < uint32(len(names)) {
+		return names[s.Type]
+	}
+	return fmt.Sprintf("type %d", s.Type)
+}
+
+// what says which part of the guest's memory it is, and what was done with it.
+func (s *Section) what() string {
+	done := "added"
+	if s.Attributes&pageAug != 0 {
+		done = "not added"
+	}
+	if s.Attributes&mrExtend != 0 {
+		done += " and measured"
+	}
+	return fmt.Sprintf("%s, %d pages at %#x, %s", s.typeName(), s.Size/pageSize, s.Address, done)
+}
+
 // MRTD is the measurement of a firmware by KVM and QEMU as they are upstream:
 // each page is added and, where the metadata says so, its content measured.
-func MRTD(i *ovmf.Image) (Register, error) { return mrtd(i, false) }
+func MRTD(i *ovmf.Image) (Register, error) {
+	value, _, err := mrtd(i, false)
+	return value, err
+}
 
 // MRTDTwoPass is that of older stacks out of the tree, which added all pages of
 // a section before they measured the first.
-func MRTDTwoPass(i *ovmf.Image) (Register, error) { return mrtd(i, true) }
+func MRTDTwoPass(i *ovmf.Image) (Register, error) {
+	value, _, err := mrtd(i, true)
+	return value, err
+}
 
-func mrtd(i *ovmf.Image, twoPass bool) (Register, error) {
+// MRTDSteps is MRTD, or MRTDTwoPass, with a step for each section. The digest of
+// a step is that of the section's content in the image, if that is measured.
+func MRTDSteps(i *ovmf.Image, twoPass bool) (Register, []Step, error) { return mrtd(i, twoPass) }
+
+func mrtd(i *ovmf.Image, twoPass bool) (Register, []Step, error) {
 	list, err := Sections(i)
 	if err != nil {
-		return Register{}, err
+		return Register{}, nil, err
 	}
 	h := sha512.New384()
-	for _, s := range list {
+	steps := make([]Step, len(list))
+	for n, s := range list {
 		for at := uint64(0); at < s.Size; at += pageSize {
 			s.add(h, at)
 			if !twoPass {
@@ -109,8 +142,12 @@ func mrtd(i *ovmf.Image, twoPass bool) (Register, error) {
 		for at := uint64(0); twoPass && at < s.Size; at += pageSize {
 			s.extend(h, at)
 		}
+		steps[n] = Step{What: s.what(), Value: Register(h.Sum(nil))}
+		if s.Attributes&mrExtend != 0 {
+			steps[n].Digest = sha512.Sum384(s.content)
+		}
 	}
-	return Register(h.Sum(nil)), nil
+	return Register(h.Sum(nil)), steps, nil
 }
 
 // operation is what is hashed for one call of the TDX module.

@@ -5,16 +5,12 @@ package tdx
 
 import (
 	"crypto/sha512"
-	"errors"
 	"fmt"
 
+	"cocoon/internal/initdata"
 	"cocoon/measurements/pe"
+	"cocoon/measurements/pe/direct"
 )
-
-// ErrPatched is returned for releases of QEMU and edk2 with which the firmware
-// sees another kernel than the file: QEMU writes addresses into its header that
-// depend on the guest's memory.
-var ErrPatched = errors.New("QEMU changes the kernel that this firmware measures; take QEMU 10.2, or 10.0 with edk2 202502")
 
 // Boot is a launch by QEMU with -kernel.
 type Boot struct {
@@ -26,6 +22,9 @@ type Boot struct {
 	// EDK2 is the release of the firmware, such as 202511, and QEMU that of the
 	// emulator, such as 1002 for 10.2.
 	EDK2, QEMU int
+	// InitrdSize is the size of the initrd and Memory that of the guest's memory,
+	// in bytes. They are needed for releases with which QEMU changes the kernel.
+	InitrdSize, Memory uint64
 }
 
 // Step is one event of a register.
@@ -52,25 +51,23 @@ func (r *register) action(text string) {
 
 // Releases of edk2 by which it changed what is measured.
 const (
-	oldestEDK2      = 202402
-	separatorEDK2   = 202411
-	namedBlobsEDK2  = 202502
-	initrdFirstEDK2 = 202508
-
-	namedBlobsQEMU = 1000
-	unchangedQEMU  = 1002
+	oldestEDK2    = 202402
+	separatorEDK2 = 202411
 )
 
-func (b Boot) check() error {
-	switch {
-	case b.EDK2 < oldestEDK2 || b.EDK2 > 999912 || b.EDK2%100 < 1 || b.EDK2%100 > 12:
-		return fmt.Errorf("edk2 %d, want a release such as 202511, from %d on: %w", b.EDK2, oldestEDK2, ErrConfig)
-	case b.QEMU < 100 || b.QEMU > 99_99:
-		return fmt.Errorf("QEMU %d, want one such as 1002 for 10.2: %w", b.QEMU, ErrConfig)
-	case b.QEMU < namedBlobsQEMU || b.QEMU < unchangedQEMU && b.EDK2 < namedBlobsEDK2:
-		return fmt.Errorf("QEMU %d.%d, edk2 %d: %w", b.QEMU/100, b.QEMU%100, b.EDK2, ErrPatched)
+// direct is the launch as the package of that name has it.
+func (b Boot) direct() direct.Boot {
+	return direct.Boot{
+		Kernel: b.Kernel, Initrd: b.Initrd != nil, InitrdSize: b.InitrdSize, Cmdline: b.Cmdline, Memory: b.Memory, EDK2: b.EDK2, QEMU: b.QEMU,
+		Confidential: true,
 	}
-	return nil
+}
+
+func (b Boot) check() error {
+	if b.EDK2 < oldestEDK2 {
+		return fmt.Errorf("edk2 %d, want a release such as 202511, from %d on: %w", b.EDK2, oldestEDK2, direct.ErrConfig)
+	}
+	return b.direct().Check()
 }
 
 // RTMR1 is of the kernel.
@@ -78,19 +75,27 @@ func (b Boot) RTMR1() (Register, []Step, error) {
 	if err := b.check(); err != nil {
 		return Register{}, nil, err
 	}
-	kernel, err := pe.Authenticode(sha512.New384(), b.Kernel)
+	kernel, err := b.direct().Image()
+	if err != nil {
+		return Register{}, nil, fmt.Errorf("kernel: %w", err)
+	}
+	digest, err := pe.Authenticode(sha512.New384(), kernel)
 	if err != nil {
 		return Register{}, nil, fmt.Errorf("kernel: %w", err)
 	}
 	var r register
-	r.kernel(Register(kernel), b.EDK2)
+	what := "kernel, by Authenticode"
+	if b.direct().Patched() {
+		what = "kernel as QEMU changes it, by Authenticode"
+	}
+	r.kernel(what, Register(digest), b.EDK2)
 	return r.value, r.steps, nil
 }
 
 // kernel adds the events of a start by -kernel: the firmware loads it before it
 // says that it calls it.
-func (r *register) kernel(digest Register, edk2 int) {
-	r.extend("kernel, by Authenticode", digest)
+func (r *register) kernel(what string, digest Register, edk2 int) {
+	r.extend(what, digest)
 	r.action("Calling EFI Application from Boot Option")
 	if edk2 >= separatorEDK2 {
 		r.extend("separator", sha512.Sum384(make([]byte, 4)))
@@ -104,29 +109,15 @@ func (b Boot) RTMR2() (Register, []Step, error) {
 	if err := b.check(); err != nil {
 		return Register{}, nil, err
 	}
-	line := b.loadOptions()
+	line, raw := b.direct().LoadOptions()
 	var r register
-	r.extend(fmt.Sprintf("load options %q", line), sha512.Sum384(pe.LoadOptions(line)))
+	r.extend(fmt.Sprintf("load options %q", line), sha512.Sum384(raw))
 	if b.Initrd != nil {
 		r.extend("initrd", *b.Initrd)
 	}
 	return r.value, r.steps, nil
 }
 
-// loadOptions is the command line as the firmware hands it to the kernel.
-func (b Boot) loadOptions() string {
-	switch {
-	case b.Initrd == nil:
-		return b.Cmdline
-	case b.EDK2 >= initrdFirstEDK2:
-		return "initrd=initrd " + b.Cmdline
-	}
-	return b.Cmdline + " initrd=initrd"
-}
-
 // ConfigID is the digest of an owner's document as a shim hands it over in
 // MRCONFIGID: padded with zeros, or cut.
-func ConfigID(digest []byte) (id Register) {
-	copy(id[:], digest)
-	return id
-}
+func ConfigID(digest []byte) Register { return Register(initdata.Fit(digest, len(Register{}))) }
