@@ -30,9 +30,9 @@ type Register [sha512.Size384]byte
 const (
 	pageSize   = 4096
 	chunk      = 256
-	mrExtend   = 1 // of the content
-	pageAug    = 2 // added later, and not measured
-	maxMemory  = 1 << 30
+	mrExtend   = 1       // of the content
+	pageAug    = 2       // added later, and not measured
+	maxMemory  = 1 << 30 // of all sections, so that a few bytes do not cost hours
 	sectionLen = 32
 	maxEntries = 256
 )
@@ -59,7 +59,7 @@ func Sections(i *ovmf.Image) ([]Section, error) {
 	if count > maxEntries || len(b) < 16+count*sectionLen {
 		return nil, fmt.Errorf("metadata for TDX of %d sections in %d bytes: %w", count, len(b), ovmf.ErrFirmware)
 	}
-	list := make([]Section, count)
+	list, total := make([]Section, count), uint64(0)
 	for n := range list {
 		at := b[16+n*sectionLen:]
 		list[n] = Section{
@@ -68,6 +68,9 @@ func Sections(i *ovmf.Image) ([]Section, error) {
 		}
 		if err := list[n].check(i); err != nil {
 			return nil, fmt.Errorf("section %d: %w", n, err)
+		}
+		if total += list[n].Size; total > maxMemory {
+			return nil, fmt.Errorf("more than %d bytes up to section %d: %w", maxMemory, n, ovmf.ErrFirmware)
 		}
 	}
 	return list, nil

@@ -71,6 +71,7 @@ func TestMetadataThatLeadsOutsideIsRefused(t *testing.T) {
 		"mark": func(b []byte) { b[0]++ }, "version": func(b []byte) { put(b[8:], 2) }, "many": func(b []byte) { put(b[12:], 100) }, "endless": func(b []byte) { put(b[12:], 0xffffffff) },
 		"content outside": func(b []byte) { put(b[16:], 0xfffff000) }, "content too large": func(b []byte) { put(b[20:], 0x2000) }, "odd address": func(b []byte) { put(b[24:], 1) },
 		"odd size": func(b []byte) { put(b[32:], 100) }, "no size": func(b []byte) { put(b[32:], 0); put(b[20:], 0) }, "huge": func(b []byte) { put(b[36:], 1) },
+		"huge together": func(b []byte) { put(b[16+32*2+16:], 1<<29); put(b[16+32*3+16:], 1<<29) },
 	} {
 		i := image(t)
 		spoil(i.Data[len(i.Data)-ovmftest.TDXOffset:])
