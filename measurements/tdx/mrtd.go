@@ -145,7 +145,7 @@ func mrtd(i *ovmf.Image, twoPass bool) (Register, []Step, error) {
 		for at := uint64(0); twoPass && at < s.Size; at += pageSize {
 			s.extend(h, at)
 		}
-		steps[n] = Step{What: s.what(), Value: Register(h.Sum(nil))}
+		steps[n] = Step{Input: "firmware", What: s.what(), Value: Register(h.Sum(nil))}
 		if s.Attributes&mrExtend != 0 {
 			steps[n].Digest = sha512.Sum384(s.content)
 		}

@@ -46,7 +46,7 @@ func Replay(log []byte) (*Replayed, error) {
 		if digest == nil {
 			return nil, fmt.Errorf("%w: event %d has no digest by SHA-384", eventlog.ErrLog, n)
 		}
-		all[e.Register-1].extend(describe(e), Register(digest))
+		all[e.Register-1].extend("", describe(e), Register(digest))
 	}
 	r := &Replayed{}
 	for n := range all {

@@ -29,6 +29,9 @@ type Boot struct {
 
 // Step is one event of a register.
 type Step struct {
+	// Input is what it is of: "firmware", "kernel", "cmdline" or "initrd". It is ""
+	// for events that are the same for all guests, and for those of a log.
+	Input  string
 	What   string
 	Digest Register // of the event
 	Value  Register // of the register after it
@@ -40,13 +43,13 @@ type register struct {
 	steps []Step
 }
 
-func (r *register) extend(what string, digest Register) {
+func (r *register) extend(input, what string, digest Register) {
 	r.value = sha512.Sum384(append(r.value[:], digest[:]...))
-	r.steps = append(r.steps, Step{What: what, Digest: digest, Value: r.value})
+	r.steps = append(r.steps, Step{Input: input, What: what, Digest: digest, Value: r.value})
 }
 
 func (r *register) action(text string) {
-	r.extend(fmt.Sprintf("action %q", text), sha512.Sum384([]byte(text)))
+	r.extend("", fmt.Sprintf("action %q", text), sha512.Sum384([]byte(text)))
 }
 
 // Releases of edk2 by which it changed what is measured.
@@ -95,10 +98,10 @@ func (b Boot) RTMR1() (Register, []Step, error) {
 // kernel adds the events of a start by -kernel: the firmware loads it before it
 // says that it calls it.
 func (r *register) kernel(what string, digest Register, edk2 int) {
-	r.extend(what, digest)
+	r.extend("kernel", what, digest)
 	r.action("Calling EFI Application from Boot Option")
 	if edk2 >= separatorEDK2 {
-		r.extend("separator", sha512.Sum384(make([]byte, 4)))
+		r.extend("", "separator", sha512.Sum384(make([]byte, 4)))
 	}
 	r.action("Exit Boot Services Invocation")
 	r.action("Exit Boot Services Returned with Success")
@@ -111,9 +114,9 @@ func (b Boot) RTMR2() (Register, []Step, error) {
 	}
 	line, raw := b.direct().LoadOptions()
 	var r register
-	r.extend(fmt.Sprintf("load options %q", line), sha512.Sum384(raw))
+	r.extend("cmdline", fmt.Sprintf("load options %q", line), sha512.Sum384(raw))
 	if b.Initrd != nil {
-		r.extend("initrd", *b.Initrd)
+		r.extend("initrd", "initrd", *b.Initrd)
 	}
 	return r.value, r.steps, nil
 }

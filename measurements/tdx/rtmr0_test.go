@@ -117,7 +117,7 @@ func TestMRTDComesWithAStepForEachSection(t *testing.T) {
 			t.Errorf("steps %+v", steps)
 		}
 		for n, want := range []string{"BFV, 1 pages at 0xfffff000, added and measured", "CFV, 1 pages at 0xffffe000, added", "TEMP_MEM, 2 pages", "TD_HOB, 1 pages", "PERM_MEM, 1 pages at 0x900000, not added"} {
-			if !strings.HasPrefix(steps[n].What, want) {
+			if !strings.HasPrefix(steps[n].What, want) || steps[n].Input != "firmware" {
 				t.Errorf("step %d is %q, want %q", n, steps[n].What, want)
 			}
 		}

@@ -175,6 +175,9 @@ func TestEachRegisterIsOfItsInputs(t *testing.T) {
 		if steps[len(steps)-1].Value != one || more[len(more)-1].Value != two {
 			t.Error("the last step is not the value")
 		}
+		if steps[0].Input != "kernel" || more[0].Input != "cmdline" || b.Initrd != nil && more[1].Input != "initrd" {
+			t.Errorf("steps of %q, %+v", steps[0].Input, more)
+		}
 		return hex.EncodeToString(one[:4]) + " " + hex.EncodeToString(two[:4])
 	}
 	one, two, _ := strings.Cut(values(boot()), " ")

@@ -177,7 +177,7 @@ func TestRealLogsReplayToTheirRegisters(t *testing.T) {
 	for _, l := range logs {
 		var all [runtime]register
 		for _, e := range l.Events {
-			all[e.Index-1].extend("", Register(must[[]byte](t)(hex.DecodeString(e.SHA384))))
+			all[e.Index-1].extend("", "", Register(must[[]byte](t)(hex.DecodeString(e.SHA384))))
 		}
 		for n, r := range all {
 			if got, want := hex.EncodeToString(r.value[:]), l.Replayed["rtmr"+string(rune('0'+n))]; got != want {

@@ -41,9 +41,9 @@ func (r *registers) direct(kernel []byte, b direct.Boot, initrd []byte) {
 	if b.Patched() {
 		what = "kernel as QEMU changes it, by Authenticode"
 	}
-	r.extend(4, what, kernel)
+	r.extend(4, "kernel", what, kernel)
 	r.action(4, calling)
-	r.extend(4, "separator", r.sum(make([]byte, 4)))
+	r.extend(4, "", "separator", r.sum(make([]byte, 4)))
 	text, raw := b.LoadOptions()
 	r.loaded(text, raw, initrd)
 }

@@ -35,7 +35,7 @@ func InitData(digest []byte) ([]byte, []Step, error) {
 		return nil, nil, fmt.Errorf("digest of %d bytes: %w", len(digest), ErrDigest)
 	}
 	r := &registers{hash: sha256.New, value: map[int][]byte{}}
-	r.extend(initPCR, "initdata", digest)
+	r.extend(initPCR, "initdata", "initdata", digest)
 	return r.value[initPCR], r.steps, nil
 }
 

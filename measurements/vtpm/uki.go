@@ -116,10 +116,10 @@ func Predict(h func() hash.Hash, image []byte, release int) (map[int][]byte, []S
 // programs are PCR 4.
 func (r *registers) programs(image, kernel []byte, s stub) {
 	r.action(4, calling)
-	r.extend(4, "separator", r.sum(make([]byte, 4)))
-	r.extend(4, "image, by Authenticode", image)
+	r.extend(4, "", "separator", r.sum(make([]byte, 4)))
+	r.extend(4, "image", "image, by Authenticode", image)
 	if s.starts {
-		r.extend(4, "kernel, by Authenticode", kernel)
+		r.extend(4, ".linux", "kernel, by Authenticode", kernel)
 	}
 }
 
@@ -127,8 +127,8 @@ func (r *registers) programs(image, kernel []byte, s stub) {
 func (r *registers) sections(s stub, digest func(name string) []byte) {
 	for _, name := range s.measured {
 		if d := digest(name); d != nil {
-			r.extend(11, "name of "+name, r.sum([]byte(name+"\x00")))
-			r.extend(11, "content of "+name, d)
+			r.extend(11, name, "name of "+name, r.sum([]byte(name+"\x00")))
+			r.extend(11, name, "content of "+name, d)
 		}
 	}
 }

@@ -23,7 +23,10 @@ import (
 
 // Step is one event of a register.
 type Step struct {
-	PCR           int
+	PCR int
+	// Input is what it is of: "image", "kernel", "cmdline", "initrd", "initdata", or
+	// the name of a section. It is "" for events that are the same everywhere.
+	Input         string
 	What          string
 	Digest, Value []byte
 }
@@ -43,25 +46,25 @@ func (r *registers) sum(parts ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
-func (r *registers) extend(pcr int, what string, digest []byte) {
+func (r *registers) extend(pcr int, input, what string, digest []byte) {
 	old := r.value[pcr]
 	if old == nil {
 		old = make([]byte, r.hash().Size())
 	}
 	r.value[pcr] = r.sum(old, digest)
-	r.steps = append(r.steps, Step{PCR: pcr, What: what, Digest: digest, Value: r.value[pcr]})
+	r.steps = append(r.steps, Step{PCR: pcr, Input: input, What: what, Digest: digest, Value: r.value[pcr]})
 }
 
 // action is an event whose digest is that of its text.
-func (r *registers) action(pcr int, text string) { r.extend(pcr, text, r.sum([]byte(text))) }
+func (r *registers) action(pcr int, text string) { r.extend(pcr, "", text, r.sum([]byte(text))) }
 
 // calling is what firmware says before it starts a boot option.
 const calling = "Calling EFI Application from Boot Option"
 
 // loaded is PCR 9.
 func (r *registers) loaded(cmdline string, options, initrd []byte) {
-	r.extend(9, fmt.Sprintf("load options %q", cmdline), r.sum(options))
+	r.extend(9, "cmdline", fmt.Sprintf("load options %q", cmdline), r.sum(options))
 	if initrd != nil {
-		r.extend(9, "initrd", initrd)
+		r.extend(9, "initrd", "initrd", initrd)
 	}
 }

@@ -291,6 +291,13 @@ func TestEachRegisterIsOfItsParts(t *testing.T) {
 	if err != nil || len(base) != 3 || len(steps) != 4+2+8 || !bytes.Equal(steps[3].Value, base[4]) {
 		t.Fatalf("%d registers, %d steps, %v", len(base), len(steps), err)
 	}
+	var inputs []string
+	for _, s := range steps {
+		inputs = append(inputs, s.Input)
+	}
+	if want := []string{"", "", "image", ".linux", "cmdline", "initrd", ".linux", ".linux", ".osrel", ".osrel", ".cmdline", ".cmdline", ".initrd", ".initrd"}; !slices.Equal(inputs, want) {
+		t.Errorf("steps of %q, want %q", inputs, want)
+	}
 	for name, tc := range map[string]struct {
 		release int
 		change  func([]uki.Section) []uki.Section
