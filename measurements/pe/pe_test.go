@@ -80,6 +80,22 @@ func digest(t *testing.T, b []byte) string {
 }
 
 // The sum is over the ranges written out.
+func TestEachKindOfHashIsOverTheSameRanges(t *testing.T) {
+	t.Parallel()
+	b := program()
+	for name, h := range map[string]func() hash.Hash{"sha1": sha1.New, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New} {
+		want, used := h(), h()
+		for _, r := range [][2]int{{0, 0x98 + 64}, {0x98 + 68, 0x98 + 144}, {0x98 + 152, 0x804}} {
+			want.Write(b[r[0]:r[1]])
+		}
+		used.Write([]byte("something before"))
+		if d, err := Authenticode(used, b); err != nil || !bytes.Equal(d, want.Sum(nil)) {
+			t.Errorf("%s: %x, want %x (%v)", name, d, want.Sum(nil), err)
+		}
+	}
+}
+
+// The sum is over the ranges written out.
 func TestChecksumAndSignatureDoNotCount(t *testing.T) {
 	t.Parallel()
 	b := program()

@@ -108,7 +108,7 @@ func TestTheEventsOfARealBootAreTheOnesPredicted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var r register
-	for _, action := range []string{"Calling EFI Application from Boot Option", "Exit Boot Services Invocation", "Exit Boot Services Returned with Success"} {
+	for _, action := range []string{"Calling EFI Application from Boot Option", "Returning from EFI Application from Boot Option", "Exit Boot Services Invocation", "Exit Boot Services Returned with Success"} {
 		r.action(action)
 		if d := r.steps[len(r.steps)-1].Digest; hex.EncodeToString(d[:]) != file.Constants[action] {
 			t.Errorf("%q: %x", action, d)
