@@ -19,12 +19,9 @@ const (
 	typeTempMem = 3
 )
 
-// QEMU's q35 has lowMemory below 4 GiB if there is manyMemory or more.
 const (
-	manyMemory = 0xb0000000
-	lowMemory  = 0x80000000
-	fourGiB    = 1 << 32
-	maxGuest   = 1 << 46
+	fourGiB  = 1 << 32
+	maxGuest = 1 << 46
 )
 
 // Types of resources, and what they have in common, as UEFI's PI has them.
@@ -90,9 +87,10 @@ func ranges(sections []Section, memory uint64) ([]ramRange, error) {
 	if memory == 0 || memory > maxGuest || memory%pageSize != 0 {
 		return nil, fmt.Errorf("memory of %d bytes: %w", memory, direct.ErrConfig)
 	}
-	ram := []ramRange{{size: memory}}
-	if memory >= manyMemory {
-		ram = []ramRange{{size: lowMemory}, {start: fourGiB, size: memory - lowMemory}}
+	below := direct.Below4GiB(memory)
+	ram := []ramRange{{size: below}}
+	if memory > below {
+		ram = append(ram, ramRange{start: fourGiB, size: memory - below})
 	}
 	for _, s := range sections {
 		if s.Type != typeHOB && s.Type != typeTempMem {

@@ -55,6 +55,7 @@ func TestSectionsCutTheMemory(t *testing.T) {
 
 func TestMuchMemoryGoesOnAbove4GiB(t *testing.T) {
 	t.Parallel()
+	const manyMemory = 0xb0000000
 	for memory, want := range map[uint64]resource{manyMemory - pageSize: {7, 0x10000, 0xaffef000}, manyMemory: {7, fourGiB, 0x30000000}, 64 << 30: {7, fourGiB, 62 << 30}} {
 		list := resources(t, must[[]byte](t)(TDHOB(hobSections(), memory)))
 		if got := list[len(list)-1]; got != want {

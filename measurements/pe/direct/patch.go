@@ -84,12 +84,18 @@ func (b Boot) patch() ([]byte, error) {
 	return k, nil
 }
 
+// Below4GiB is how much of a guest's memory QEMU's machine q35 has below 4 GiB.
+// The rest lies above.
+func Below4GiB(memory uint64) uint64 {
+	if memory >= manyMemory {
+		return lowMemory
+	}
+	return memory
+}
+
 // initrdAt is where QEMU puts the initrd: as high as it may.
 func (b Boot) initrdAt(k []byte, version uint16) (uint32, error) {
-	below := b.Memory
-	if below >= manyMemory {
-		below = lowMemory
-	}
+	below := Below4GiB(b.Memory)
 	top := uint64(0x37ffffff)
 	switch {
 	case version >= extFlags && binary.LittleEndian.Uint16(k[xloadFlags:])&above4G != 0:
