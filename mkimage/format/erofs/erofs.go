@@ -9,7 +9,9 @@
 // from content that the host provides. Owner and times are zero; there is no
 // UUID, since the root hash names the content.
 //
-// Trust: what Read is given may be anybody's. It has a bound for everything.
+// Trust: what Read is given may be anybody's. It has a bound for everything, and
+// takes nothing that Write does not write: what entries cannot show, such as an
+// owner, would be in the root unseen.
 package erofs
 
 import (
@@ -22,13 +24,7 @@ import (
 	"github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
 
-	"cocoon/internal/bounded"
 	"cocoon/rootfs/recipe"
-)
-
-const (
-	maxEntries = 100_000
-	maxContent = 2 << 30
 )
 
 // Write writes entries, with the directories that recipe.Complete adds, to w,
@@ -106,76 +102,4 @@ func modeOf(e recipe.Entry) fs.FileMode {
 // special are the bits of a mode that Go keeps elsewhere.
 func special() map[uint32]fs.FileMode {
 	return map[uint32]fs.FileMode{unix.S_ISVTX: fs.ModeSticky, unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid}
-}
-
-// Read returns the entries of a root, sorted by path.
-func Read(r io.ReaderAt) ([]recipe.Entry, error) {
-	img, err := erofs.Open(r)
-	if err != nil {
-		return nil, fmt.Errorf("open the root: %w", err)
-	}
-	var entries []recipe.Entry
-	left := int64(maxContent)
-	err = fs.WalkDir(img, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || name == "." {
-			return err
-		}
-		if len(entries) == maxEntries {
-			return fmt.Errorf("more than %d files: %w", maxEntries, bounded.ErrTooLarge)
-		}
-		e, err := entryOf(img, name, d, left)
-		if err != nil {
-			return fmt.Errorf("%q: %w", name, err)
-		}
-		left -= int64(len(e.Data))
-		entries = append(entries, e)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the root: %w", err)
-	}
-	return recipe.Complete(entries)
-}
-
-func entryOf(img fs.FS, name string, d fs.DirEntry, left int64) (recipe.Entry, error) {
-	info, err := d.Info()
-	if err != nil {
-		return recipe.Entry{}, err
-	}
-	stat, ok := info.Sys().(*erofs.Stat)
-	if !ok {
-		return recipe.Entry{}, fmt.Errorf("file without an inode: %w", recipe.ErrEntry)
-	}
-	e := recipe.Entry{Path: name, Mode: uint32(info.Mode().Perm())}
-	for bit, flag := range special() {
-		if stat.Mode&flag != 0 {
-			e.Mode |= bit
-		}
-	}
-	switch info.Mode().Type() {
-	case fs.ModeDir:
-		e.Mode |= recipe.TypeDir
-	case fs.ModeSymlink:
-		e.Mode |= recipe.TypeSymlink
-		target, err := fs.ReadLink(img, name)
-		e.Data = []byte(target)
-		return e, err
-	case fs.ModeDevice | fs.ModeCharDevice:
-		e.Mode |= recipe.TypeChar
-		e.Major, e.Minor = unix.Major(uint64(stat.Rdev)), unix.Minor(uint64(stat.Rdev))
-	case 0:
-		e.Mode |= recipe.TypeFile
-		f, err := img.Open(name)
-		if err != nil {
-			return e, err
-		}
-		e.Data, err = bounded.ReadAll(f, left)
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		return e, err
-	default:
-		return e, fmt.Errorf("mode %s: %w", info.Mode(), recipe.ErrEntry)
-	}
-	return e, nil
 }
