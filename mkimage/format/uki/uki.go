@@ -185,6 +185,9 @@ func Sections(b []byte) ([]Section, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
 	}
+	if len(f.Sections) > maxSections {
+		return nil, fmt.Errorf("%d sections: %w", len(f.Sections), ErrImage)
+	}
 	var list []Section
 	for _, s := range f.Sections {
 		from, size := int64(s.Offset), int64(min(s.Size, s.VirtualSize))

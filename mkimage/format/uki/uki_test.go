@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 
 	hash "cocoon/measurements/pe"
@@ -159,8 +160,43 @@ func TestStubsAndSectionsThatDoNotFitAreRefused(t *testing.T) {
 	}
 }
 
+func TestImagesThatAreNotSoundAreRefused(t *testing.T) {
+	t.Parallel()
+	put16, put32 := binary.LittleEndian.PutUint16, binary.LittleEndian.PutUint32
+	const table = 0x58 + 240
+	for name, spoil := range map[string]func([]byte) []byte{
+		"empty":            func([]byte) []byte { return nil },
+		"cut in headers":   func(b []byte) []byte { return b[:table+60] },
+		"cut in a section": func(b []byte) []byte { return b[:len(b)-0x200] },
+		"section outside":  func(b []byte) []byte { put32(b[table+20:], 0xfffffff0); return b },
+		"section too large": func(b []byte) []byte {
+			put32(b[table+8:], 0xffffffff)
+			put32(b[table+16:], 0xffffffff)
+			return b
+		},
+		"a name twice": func(b []byte) []byte { copy(b[table+40:table+48], b[table:table+8]); return b },
+		"65 sections": func(b []byte) []byte {
+			put16(b[0x46:], 65)
+			for n := range byte(65) {
+				copy(b[table+40*int(n):table+40*int(n+1)], append([]byte{'.', n + 1}, make([]byte, 38)...))
+			}
+			return b
+		},
+	} {
+		b := write(t, sections())
+		if got, err := Sections(spoil(b)); !errors.Is(err, ErrImage) {
+			t.Errorf("%s: %d sections, %v", name, len(got), err)
+		}
+	}
+}
+
 func FuzzSections(f *testing.F) {
 	f.Add(program())
+	whole, err := Write(program(), sections(), 77)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		one, err := Sections(b)
 		if err != nil {
@@ -169,8 +205,17 @@ func FuzzSections(f *testing.F) {
 		if two, err := Sections(b); err != nil || !reflect.DeepEqual(one, two) {
 			t.Error("two readings differ")
 		}
-		if _, err := Write(b, sections(), 0); err != nil && !errors.Is(err, ErrImage) {
-			t.Error(err)
+		out, err := Write(b, sections(), 0)
+		if err != nil {
+			if !errors.Is(err, ErrImage) {
+				t.Error(err)
+			}
+			return
+		}
+		if got, err := Sections(out); err != nil || !slices.EqualFunc(got, append(one, sections()...), func(a, b Section) bool {
+			return a.Name == b.Name && bytes.Equal(a.Data, b.Data)
+		}) {
+			t.Errorf("%d sections became %d, %v", len(one), len(got), err)
 		}
 	})
 }
