@@ -31,6 +31,7 @@ type Alg uint16
 
 // The algorithms.
 const (
+	SHA1   Alg = 0x0004 // in logs of TPMs; nothing here computes it
 	SHA256 Alg = 0x000B
 	SHA384 Alg = 0x000C
 	SHA512 Alg = 0x000D
@@ -40,6 +41,8 @@ const (
 // Size is that of a digest in bytes, 0 for an unknown algorithm.
 func (a Alg) Size() int {
 	switch a {
+	case SHA1:
+		return sha1Size
 	case SHA256, SM3:
 		return 32
 	case SHA384:
@@ -53,6 +56,8 @@ func (a Alg) Size() int {
 // String is the algorithm's name as Trustee writes it.
 func (a Alg) String() string {
 	switch a {
+	case SHA1:
+		return "SHA-1"
 	case SHA256:
 		return "SHA-256"
 	case SHA384:

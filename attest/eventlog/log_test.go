@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -36,6 +37,43 @@ func TestLogsReplayToTheRegistersOfTheirMachines(t *testing.T) {
 				t.Errorf("%s: RTMR%d is %x, want %s", name, i, got[uint32(i+1)], text)
 			}
 		}
+	}
+}
+
+// Firmware of a machine with a TPM logs digests by SHA-1 too, which say nothing.
+func TestLogsOfTPMsReplayToTheirRegisters(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Boots []struct {
+			EventLog string
+			PCRs     map[string]map[string]string
+		}
+	}
+	if err := json.Unmarshal(sharedtest.Read(t, "measure/pcr/pcr.json"), &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, boot := range file.Boots {
+		l, err := Parse(sharedtest.Read(t, "measure/pcr/"+boot.EventLog))
+		if err != nil {
+			t.Fatalf("%s: %v", boot.EventLog, err)
+		}
+		for bank, alg := range map[string]Alg{"sha256": SHA256, "sha384": SHA384} {
+			got, err := l.Replay(alg)
+			if err != nil || len(got) < 8 {
+				t.Errorf("%s by %s: %d registers, %v", boot.EventLog, alg, len(got), err)
+			}
+			for pcr, value := range got {
+				if want := boot.PCRs[bank][strconv.Itoa(int(pcr))]; hex.EncodeToString(value) != want {
+					t.Errorf("%s: PCR %d by %s is %x, want %s", boot.EventLog, pcr, alg, value, want)
+				}
+			}
+		}
+		if values, err := l.Replay(SHA1); !errors.Is(err, ErrLog) {
+			t.Errorf("%s by SHA-1: %x, %v", boot.EventLog, values, err)
+		}
+	}
+	if len(file.Boots) != 6 {
+		t.Errorf("%d boots", len(file.Boots))
 	}
 }
 
