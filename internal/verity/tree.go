@@ -10,7 +10,11 @@ import (
 	"hash"
 	"io"
 	"math/bits"
+	"slices"
 )
+
+// readBlocks is how many blocks are read at once.
+const readBlocks = 32
 
 // superblockSize is what stands before the tree, padded to a block.
 const superblockSize = 512
@@ -61,17 +65,20 @@ func (b builder) hashAll(r io.Reader, size, blocks uint64) ([]byte, error) {
 	slot := uint64(1) << bits.Len(uint(b.hash.Size()-1))
 	perBlock := b.block / slot
 	out := make([]byte, 0, (blocks+perBlock-1)/perBlock*b.block)
-	buf := make([]byte, size)
-	for i := range blocks {
-		if _, err := io.ReadFull(r, buf); err != nil {
-			return nil, fmt.Errorf("block %d of %d: %w", i, blocks, err)
+	buf := make([]byte, size*min(blocks, readBlocks))
+	for i := uint64(0); i < blocks; i += readBlocks {
+		part := buf[:size*min(blocks-i, readBlocks)]
+		if n, err := io.ReadFull(r, part); err != nil {
+			return nil, fmt.Errorf("block %d of %d: %w", i+uint64(n)/size, blocks, err)
 		}
-		b.hash.Reset()
-		b.hash.Write(b.salt)
-		b.hash.Write(buf)
-		start := len(out)
-		out = b.hash.Sum(out)
-		out = append(out, make([]byte, slot-uint64(len(out)-start))...)
+		for block := range slices.Chunk(part, int(size)) {
+			b.hash.Reset()
+			b.hash.Write(b.salt)
+			b.hash.Write(block)
+			start := len(out)
+			out = b.hash.Sum(out)
+			out = append(out, make([]byte, slot-uint64(len(out)-start))...)
+		}
 	}
 	if rest := uint64(len(out)) % b.block; rest != 0 {
 		out = append(out, make([]byte, b.block-rest)...)
