@@ -168,20 +168,22 @@ func TestWhatCannotBePredictedIsRefused(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no image":        {[]string{"snp", t.TempDir(), "--firmware", firmware}, "manifest.json"},
-		"no firmware":     {[]string{"snp", dir}, "--firmware is required"},
-		"firmware absent": {[]string{"snp", dir, "--firmware", dir + "/absent"}, "absent"},
-		"no firmware it":  {[]string{"snp", dir, "--firmware", dir + "/kata.toml"}, "not of whole pages"},
-		"other TEE":       {[]string{"tdx", dir, "--firmware", firmware, "--edk2", "202511", "--qemu", "1100"}, "not for \"tdx\""},
-		"shim":            {[]string{"snp", dir, "--firmware", firmware, "--shim", "c"}, "want go or rs"},
-		"no shim":         {[]string{"snp", dir, "--firmware", firmware, "--shim", ""}, "neither --shim"},
-		"agent":           {[]string{"snp", dir, "--firmware", firmware, "--agent", "x"}, "NAME=VALUE"},
-		"format":          {[]string{"snp", dir, "--firmware", firmware, "--format", "xml"}, "xml"},
-		"model":           {[]string{"snp", dir, "--firmware", firmware, "--cpu", "host"}, "EPYC-Milan"},
-		"processors":      {[]string{"snp", dir, "--firmware", firmware, "--vcpus", "0"}, "0 processors"},
-		"VMM":             {[]string{"snp", dir, "--firmware", firmware, "--vmm", "x"}, "VMM"},
-		"no releases":     {[]string{"tdx", tdxDir, "--firmware", firmware}, "edk2 0"},
-		"QEMU patches":    {[]string{"tdx", tdxDir, "--firmware", firmware, "--edk2", "202511", "--qemu", "702"}, "QEMU changes the kernel"},
+		"no image":         {[]string{"snp", t.TempDir(), "--firmware", firmware}, "manifest.json"},
+		"no firmware":      {[]string{"snp", dir}, "--firmware is required"},
+		"firmware absent":  {[]string{"snp", dir, "--firmware", dir + "/absent"}, "absent"},
+		"no firmware it":   {[]string{"snp", dir, "--firmware", dir + "/kata.toml"}, "not of whole pages"},
+		"other TEE":        {[]string{"tdx", dir, "--firmware", firmware, "--edk2", "202511", "--qemu", "1100"}, "not for \"tdx\""},
+		"shim":             {[]string{"snp", dir, "--firmware", firmware, "--shim", "c"}, "want go or rs"},
+		"no shim":          {[]string{"snp", dir, "--firmware", firmware, "--shim", ""}, "neither --shim"},
+		"agent":            {[]string{"snp", dir, "--firmware", firmware, "--agent", "x"}, "NAME=VALUE"},
+		"format":           {[]string{"snp", dir, "--firmware", firmware, "--format", "xml"}, "xml"},
+		"model":            {[]string{"snp", dir, "--firmware", firmware, "--cpu", "host"}, "EPYC-Milan"},
+		"processors":       {[]string{"snp", dir, "--firmware", firmware, "--vcpus", "0"}, "0 processors"},
+		"VMM":              {[]string{"snp", dir, "--firmware", firmware, "--vmm", "x"}, "VMM"},
+		"no releases":      {[]string{"tdx", tdxDir, "--firmware", firmware}, "edk2 0"},
+		"much memory":      {[]string{"tdx", tdxDir, "--firmware", firmware, "--edk2", "202511", "--qemu", "702", "--memory", "4294967297"}, "at most 4294967296"},
+		"nothing to patch": {[]string{"tdx", tdxDir, "--firmware", firmware, "--edk2", "202511", "--qemu", "702", "--memory", "2048"}, "no bzImage of Linux"},
+		"QEMU patches":     {[]string{"tdx", tdxDir, "--firmware", firmware, "--edk2", "202511", "--qemu", "702"}, "QEMU changes the kernel"},
 	} {
 		if out, err := run(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v\n%s", name, err, out)

@@ -13,9 +13,13 @@ import (
 	"cocoon/mkimage/image"
 )
 
+// maxMemory is in MiB: what 52 bits address.
+const maxMemory = 1 << 32
+
 type tdxFlags struct {
 	input
 	edk2, qemu int
+	memory     uint64
 	twoPass    bool
 }
 
@@ -37,6 +41,7 @@ func tdxCommand() *cobra.Command {
 	f.flags(fl)
 	fl.IntVar(&f.edk2, "edk2", 0, "release of edk2 that the firmware is built from, such as 202511 (required)")
 	fl.IntVar(&f.qemu, "qemu", 0, "release of QEMU, such as 1100 for 11.0 (required)")
+	fl.Uint64Var(&f.memory, "memory", 0, "memory of the guest in MiB: needed for releases of QEMU that write addresses into the kernel's header")
 	fl.BoolVar(&f.twoPass, "two-pass", false, "MRTD as the stacks from before Linux had TDX measured it")
 	return c
 }
@@ -54,7 +59,10 @@ func (f *tdxFlags) predict(dir string) ([]result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firmware %q: %w", f.firmware, err)
 	}
-	b := tdx.Boot{EDK2: f.edk2, QEMU: f.qemu}
+	if f.memory > maxMemory {
+		return nil, fmt.Errorf("memory of %d MiB, at most %d", f.memory, maxMemory)
+	}
+	b := tdx.Boot{EDK2: f.edk2, QEMU: f.qemu, Memory: f.memory << 20}
 	if b.Kernel, err = g.output(image.KernelName); err != nil {
 		return nil, err
 	}
@@ -63,7 +71,7 @@ func (f *tdxFlags) predict(dir string) ([]result, error) {
 		return nil, err
 	}
 	digest := tdx.Register(sha512.Sum384(initrd))
-	b.Initrd = &digest
+	b.Initrd, b.InitrdSize = &digest, uint64(len(initrd))
 	var all []result
 	for _, l := range g.lines {
 		r, err := f.registers(b, l)
@@ -79,6 +87,9 @@ func (f *tdxFlags) predict(dir string) ([]result, error) {
 // registers are those that depend on the command line, and RTMR1.
 func (f *tdxFlags) registers(b tdx.Boot, l line) (result, error) {
 	r := result{line: l, With: []pair{{"edk2", fmt.Sprint(b.EDK2)}, {"qemu", fmt.Sprintf("%d.%d", b.QEMU/100, b.QEMU%100)}}}
+	if f.memory != 0 {
+		r.With = append(r.With, pair{"memory", fmt.Sprintf("%d MiB", f.memory)})
+	}
 	b.Cmdline = l.Cmdline
 	for _, reg := range []struct {
 		name string
