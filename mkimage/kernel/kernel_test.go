@@ -4,11 +4,9 @@
 package kernel
 
 import (
-	"archive/tar"
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/ulikunitz/xz"
 
+	"cocoon/mkimage/deb/debtest"
 	"cocoon/rootfs/recipe"
 )
 
@@ -124,36 +123,10 @@ func TestCompressedModulesAreUnpacked(t *testing.T) {
 	}
 }
 
-// makeDeb packs files into a Debian package with the system's tool.
-func makeDeb(t *testing.T, files map[string][]byte) string {
-	t.Helper()
-	if _, err := os.Stat(dpkgDeb); err != nil {
-		t.Skipf("no dpkg-deb: %v", err)
-	}
-	dir := t.TempDir()
-	root := filepath.Join(dir, "root")
-	files["DEBIAN/control"] = []byte("Package: linux-image-test\nVersion: 1\nArchitecture: all\nMaintainer: none <none@example.com>\nDescription: test\n")
-	for name, data := range files {
-		p := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(p, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	deb := filepath.Join(dir, "kernel.deb")
-	if out, err := exec.CommandContext(t.Context(), dpkgDeb, "-b", root, deb).CombinedOutput(); err != nil {
-		t.Fatalf("build a package: %v: %s", err, out)
-	}
-	return deb
-}
-
 func TestAPackageAndItsUnpackedFilesGiveTheSameKernel(t *testing.T) {
 	t.Parallel()
 	files := fakeFiles(t, map[string]string{"a": "b", "b": ""})
-	deb := makeDeb(t, files)
-	root := filepath.Join(filepath.Dir(deb), "root")
+	deb, root := debtest.Make(t, files)
 	one, err := FromDeb(t.Context(), deb)
 	if err != nil {
 		t.Fatal(err)
@@ -172,53 +145,23 @@ func TestAPackageAndItsUnpackedFilesGiveTheSameKernel(t *testing.T) {
 
 func TestBrokenSourcesAreErrorsThatNameTheFile(t *testing.T) {
 	t.Parallel()
-	good := makeDeb(t, fakeFiles(t, map[string]string{"a": ""}))
-	data, err := os.ReadFile(good)
-	if err != nil {
-		t.Fatal(err)
+	other, _ := debtest.Make(t, map[string][]byte{"usr/bin/x": nil})
+	if _, err := FromDeb(t.Context(), other); !errors.Is(err, ErrPackage) || !strings.Contains(err.Error(), other) {
+		t.Errorf("another package: %v", err)
 	}
 	dir := t.TempDir()
-	for name, content := range map[string][]byte{"empty.deb": {}, "text.deb": []byte("no package"), "cut.deb": data[:len(data)/2]} {
-		p := filepath.Join(dir, name)
-		if err := os.WriteFile(p, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := FromDeb(t.Context(), p); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: got %v, want an error that names it", name, err)
-		}
+	text := filepath.Join(dir, "text.deb")
+	if err := os.WriteFile(text, []byte("no package"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := FromDeb(t.Context(), filepath.Join(dir, "absent.deb")); err == nil {
-		t.Error("an absent package is no error")
+	if _, err := FromDeb(t.Context(), text); err == nil || !strings.Contains(err.Error(), text) {
+		t.Errorf("no package: %v", err)
 	}
 	if _, err := FromFiles(filepath.Join(dir, "absent"), dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an absent kernel gives %v", err)
 	}
-	if _, err := FromFiles(filepath.Join(dir, "text.deb"), filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := FromFiles(text, filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent modules give %v", err)
-	}
-}
-
-func TestOnlyRegularWantedFilesOfAnArchiveAreKept(t *testing.T) {
-	t.Parallel()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range []tar.Header{
-		{Name: "./boot/vmlinuz-6.1", Typeflag: tar.TypeReg},
-		{Name: "./boot/System.map-6.1", Typeflag: tar.TypeReg},
-		{Name: "./lib/modules/6.1/a.ko", Typeflag: tar.TypeReg},
-		{Name: "./lib/modules/6.1/b.ko", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"},
-		{Name: "../../lib/modules/6.1/c.ko", Typeflag: tar.TypeReg},
-	} {
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	files, err := readTar(&b)
-	if err != nil || len(files) != 2 {
-		t.Errorf("kept %d files, %v", len(files), err)
 	}
 }
 

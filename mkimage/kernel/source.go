@@ -4,91 +4,27 @@
 package kernel
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
-	"strings"
 
-	"cocoon/internal/bounded"
+	"cocoon/mkimage/deb"
 )
 
-// maxPackage bounds what is kept of a package; the largest distribution kernel
-// has about 400 MiB of modules.
-const maxPackage = 1 << 30
-
-// dpkgDeb unpacks Debian packages. It is there on the systems whose packages
-// these are, and ten times as fast as an xz decompressor in Go.
-const dpkgDeb = "/usr/bin/dpkg-deb"
-
 // FromDeb reads a Debian kernel package.
-func FromDeb(ctx context.Context, deb string) (*Kernel, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, dpkgDeb, "--fsys-tarfile", deb)
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+func FromDeb(ctx context.Context, file string) (*Kernel, error) {
+	files, err := deb.Files(ctx, file, wanted)
 	if err != nil {
-		return nil, fmt.Errorf("unpack %q: %w", deb, err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("unpack %q: %w", deb, err)
-	}
-	files, err := readTar(out)
-	if err != nil {
-		cancel() // It would wait for a reader of the rest.
-		return nil, errors.Join(fmt.Errorf("unpack %q: %w: %s", deb, err, bytes.TrimSpace(stderr.Bytes())), ignoreKilled(cmd.Wait()))
-	}
-	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("unpack %q: %w: %s", deb, err, bytes.TrimSpace(stderr.Bytes()))
+		return nil, err
 	}
 	k, err := newKernel(files)
 	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", deb, err)
+		return nil, fmt.Errorf("read %q: %w", file, err)
 	}
 	return k, nil
-}
-
-// ignoreKilled drops the exit status of a command that was given up.
-func ignoreKilled(err error) error {
-	if _, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil
-	}
-	return err
-}
-
-// readTar keeps the wanted regular files of an archive and reads it to its end.
-func readTar(r io.Reader) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	tr := tar.NewReader(r)
-	left := int64(maxPackage)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			_, err := io.Copy(io.Discard, r)
-			return files, err
-		}
-		if err != nil {
-			return nil, err
-		}
-		name := path.Clean(strings.TrimPrefix(h.Name, "./"))
-		if h.Typeflag != tar.TypeReg || !wanted(name) {
-			continue
-		}
-		data, err := bounded.ReadAll(tr, left)
-		if err != nil {
-			return nil, fmt.Errorf("read %q: %w", name, err)
-		}
-		left -= int64(len(data))
-		files[name] = data
-	}
 }
 
 // FromFiles reads a kernel image and the directory of its modules, whose name
