@@ -1,7 +1,7 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package qcow2 writes a raw disk in QEMU's own format, version 3, as
+// Package qcow2 writes, and reads back, a raw disk in QEMU's own format, version 3, as
 // docs/interop/qcow2.txt of QEMU describes it: without compression, snapshots
 // or backing file. Clusters of zeros are left out. The bytes depend on the disk
 // alone.
