@@ -75,6 +75,9 @@ func backportsOf(targets string) (string, error) {
 
 // current returns the name of the package that the archive has now.
 func (a *archive) current(ctx context.Context, src source) (string, error) {
+	if src.meta == "" {
+		return src.prefix, nil
+	}
 	a.Progress("resolve %s", src.meta)
 	out, err := a.Run(ctx, "", "/usr/bin/apt-cache", append(a.options, "depends", src.meta)...)
 	if err != nil {

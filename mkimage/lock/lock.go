@@ -38,11 +38,18 @@ const (
 	// KernelTEE is the one of its backports: drivers of SEV-SNP and TDX guests
 	// came with Linux 6.12.
 	KernelTEE Role = "kernel-tee"
+	// Stub is systemd's, with which unified kernel images begin.
+	Stub Role = "stub"
 )
+
+// StubPackage is the Debian package with the stub.
+const StubPackage = "systemd-boot-efi"
 
 // source is where the package of a role comes from.
 type source struct {
-	meta, prefix string // the package named prefix… that meta depends on
+	// meta depends on the one package whose name begins with prefix. It is empty
+	// if the package is called prefix itself.
+	meta, prefix string
 	backports    bool
 }
 
@@ -52,8 +59,18 @@ func (r Role) source() (source, error) {
 		return source{meta: KernelMeta, prefix: "linux-image-"}, nil
 	case KernelTEE:
 		return source{meta: KernelMeta, prefix: "linux-image-", backports: true}, nil
+	case Stub:
+		return source{prefix: StubPackage}, nil
 	}
 	return source{}, fmt.Errorf("%w: no package has the role %.40q", ErrInvalid, r)
+}
+
+// names tells whether a package may have the role.
+func (s source) names(name string) bool {
+	if s.meta == "" {
+		return name == s.prefix
+	}
+	return strings.HasPrefix(name, s.prefix)
 }
 
 var (
@@ -207,7 +224,7 @@ func (p Package) check(r Role) error {
 	}
 	sum, err := hex.DecodeString(p.SHA256)
 	if err != nil || len(sum) != sha256.Size || filepath.Base(p.File) != p.File ||
-		!strings.HasPrefix(p.File, p.Name+"_") || !strings.HasPrefix(p.Name, src.prefix) {
+		!strings.HasPrefix(p.File, p.Name+"_") || !src.names(p.Name) {
 		return fmt.Errorf("%w: %s is package %q, file %q, digest %q", ErrInvalid, r, p.Name, p.File, p.SHA256)
 	}
 	return nil

@@ -102,6 +102,23 @@ func TestTheKernelForTEEsComesFromBackports(t *testing.T) {
 	}
 }
 
+func TestTheStubIsAPackageOfItsOwnName(t *testing.T) {
+	t.Parallel()
+	a, l, file := setup(t)
+	a.file = StubPackage + "_252.1_amd64.deb"
+	deb, p, err := l.Package(t.Context(), file, Stub, false)
+	if err != nil || p.Name != StubPackage || len(a.asked) != 1 {
+		t.Fatalf("%+v, %v after asking %q", p, err, a.asked)
+	}
+	if err := os.Remove(deb); err != nil {
+		t.Fatal(err)
+	}
+	a.file = StubPackage + "_252.2_amd64.deb"
+	if _, _, err := l.Package(t.Context(), file, Stub, false); !errors.Is(err, ErrGone) {
+		t.Errorf("another version gives %v", err)
+	}
+}
+
 func TestAnotherDigestStops(t *testing.T) {
 	t.Parallel()
 	a, l, file := setup(t)
@@ -167,6 +184,7 @@ func TestAMalformedLockIsNotReplacedInSilence(t *testing.T) {
 		"unknown role": `{"schema":"cocoon.lock/2","packages":{"shell":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"` + sum + `"}}}`,
 		"old schema":   `{"schema":"cocoon.lock/1","kernel":{"name":"linux-image-a","file":"linux-image-a_1.deb","sha256":"` + sum + `"}}`,
 		"other name":   `{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"bash","file":"bash_1.deb","sha256":"` + sum + `"}}}`,
+		"other stub":   `{"schema":"cocoon.lock/2","packages":{"stub":{"name":"systemd-boot-efi2","file":"systemd-boot-efi2_1.deb","sha256":"` + sum + `"}}}`,
 		"option":       `{"schema":"cocoon.lock/2","packages":{"kernel":{"name":"-o=x","file":"-o=x_1.deb","sha256":"` + sum + `"}}}`,
 	} {
 		a, l, file := setup(t)
