@@ -167,9 +167,22 @@ az_snp := input["az-snp-vtpm"]
 
 az_tdx := input["az-tdx-vtpm"]
 
+# A host can lay a command line, credentials and extensions beside a unified
+# kernel image. Its stub extends these registers before it uses them, and no
+# other: the image that PCR 11 names may run with any command line. Trustee does
+# not look at them; here they count as soon as there are reference values.
+beside(prefix, tpm) := [[sprintf("%s_pcr12", [prefix]), tpm.pcr12], [sprintf("%s_pcr13", [prefix]), tpm.pcr13]]
+
+added(prefix, tpm) := [pair |
+	some pair in beside(prefix, tpm)
+	query_reference_value(pair[0]) != null
+	not listed(pair[0], pair[1])
+]
+
 executables := 3 if {
 	listed("measurement", az_snp.measurement)
 	listed("snp_pcr11", az_snp.tpm.pcr11)
+	count(added("snp", az_snp.tpm)) == 0
 }
 
 hardware := 2 if {
@@ -189,7 +202,10 @@ configuration := 2 if {
 	listed("smt_allowed", az_snp.policy_smt_allowed)
 }
 
-executables := 3 if listed("tdx_pcr11", az_tdx.tpm.pcr11)
+executables := 3 if {
+	listed("tdx_pcr11", az_tdx.tpm.pcr11)
+	count(added("tdx", az_tdx.tpm)) == 0
+}
 
 hardware := 2 if {
 	az_tdx.quote.header.tee_type == "81000000"
@@ -296,6 +312,7 @@ hardware := 2 if input.tpm
 executables := 3 if {
 	listed("tpm_pcr11", input.tpm.pcr11)
 	listed("trusted_aks", input.tpm.ak_public)
+	count(added("tpm", input.tpm)) == 0
 }
 
 configuration := 0 if input.tpm
@@ -304,6 +321,17 @@ reasons contains unlisted(pair[0], pair[1]) if {
 	some pair in [["tpm_pcr11", input.tpm.pcr11], ["trusted_aks", input.tpm.ak_public]]
 	not listed(pair[0], pair[1])
 }
+
+reasons contains sprintf("something lies beside the image: %s", [unlisted(pair[0], pair[1])]) if {
+	some machine in machines
+	some pair in added(machine[0], machine[1])
+}
+
+machines contains ["snp", az_snp.tpm]
+
+machines contains ["tdx", az_tdx.tpm]
+
+machines contains ["tpm", input.tpm]
 
 known if az_snp
 

@@ -147,9 +147,15 @@ func TestRealAzureEvidenceIsJudgedByReferenceValues(t *testing.T) {
 	}
 	pcrs, _ := c.Values["tpm"].(map[string]any)
 	values["snp_pcr11"] = []any{pcrs["pcr11"]}
+	values["snp_pcr12"] = []any{pcrs["pcr12"]}
 	got := judge(t, "az-snp-vtpm", raw, values)
 	if v := number(t, got, "executables") + number(t, got, "hardware") + number(t, got, "configuration"); v != "322" {
 		t.Errorf("all fit: %v", got)
+	}
+	values["snp_pcr12"] = []any{strings.Repeat("00", 32)}
+	got = judge(t, "az-snp-vtpm", raw, values)
+	if text, err := json.Marshal(got["reasons"]); err != nil || number(t, got, "executables") != "33" || !strings.Contains(string(text), "beside the image") {
+		t.Errorf("something beside the image: %v: %s", got, text)
 	}
 	values["snp_pcr11"] = []any{"00"}
 	values["tcb_tee"] = []any{0} // a number, where this verifier has texts
@@ -167,7 +173,7 @@ func TestRealAzureEvidenceIsJudgedByReferenceValues(t *testing.T) {
 
 func TestAPlainTPMIsJudgedByItsKeyAndItsRegisters(t *testing.T) {
 	t.Parallel()
-	claims := map[string]any{"tpm": map[string]any{"pcr11": "11", "ak_public": "key"}}
+	claims := map[string]any{"tpm": map[string]any{"pcr11": "11", "pcr12": "00", "pcr13": "00", "ak_public": "key"}}
 	for name, tc := range map[string]struct {
 		values map[string]any
 		want   string // executables, hardware, configuration
@@ -176,6 +182,10 @@ func TestAPlainTPMIsJudgedByItsKeyAndItsRegisters(t *testing.T) {
 		"all fit":        {map[string]any{"tpm_pcr11": []any{"11"}, "trusted_aks": []any{"key"}}, "320", "[]"},
 		"another kernel": {map[string]any{"tpm_pcr11": []any{"12"}, "trusted_aks": []any{"key"}}, "3320", "tpm_pcr11"},
 		"another TPM":    {map[string]any{"tpm_pcr11": []any{"11"}, "trusted_aks": []any{"other"}}, "3320", "trusted_aks"},
+		"nothing beside": {map[string]any{"tpm_pcr11": []any{"11"}, "tpm_pcr12": []any{"00"}, "tpm_pcr13": []any{"00"}, "trusted_aks": []any{"key"}}, "320", "[]"},
+		"a command line": {map[string]any{"tpm_pcr11": []any{"11"}, "tpm_pcr12": []any{"01"}, "trusted_aks": []any{"key"}}, "3320", "beside the image: tpm_pcr12 00"},
+		"an extension":   {map[string]any{"tpm_pcr11": []any{"11"}, "tpm_pcr13": []any{"01"}, "trusted_aks": []any{"key"}}, "3320", "tpm_pcr13"},
+		"no list":        {map[string]any{"tpm_pcr11": []any{"11"}, "tpm_pcr12": "00", "trusted_aks": []any{"key"}}, "3320", "tpm_pcr12"},
 		"no values":      {nil, "3320", "missing"},
 	} {
 		got := judgeClaims(t, claims, tc.values)
