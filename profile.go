@@ -46,6 +46,7 @@ func profiles() []profile {
 		{name: "dev", podVM: true, tee: "sample", unmeasured: true, cmdline: true, console: true},
 		{name: "dev-kata", initdataDisk: true, tee: "sample", unmeasured: true, cmdline: true},
 		{name: "kata", initdataDisk: true, needsTEE: true, cmdline: true},
+		{name: "podvm", podVM: true, needsTEE: true, cmdline: true},
 		{name: hostProfile, unmeasured: true, environment: true},
 	}
 }

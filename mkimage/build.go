@@ -61,6 +61,8 @@ func buildCommand() *cobra.Command {
 	fl.StringVar(&f.cache, "cache", "", "directory of downloaded packages, with --lock; default: that of the lock file")
 	fl.StringVar(&f.in.Kernel, "kernel", "", "kernel image, with --modules")
 	fl.StringVar(&f.in.Modules, "modules", "", "directory of the kernel's modules, named like its release")
+	fl.StringVar(&f.in.StubDeb, "stub-deb", "", "Debian package of systemd's stub, for images that boot themselves")
+	fl.StringVar(&f.in.Stub, "stub", "", "systemd's stub, instead of its package")
 	fl.StringVar(&f.in.Policy, "policy", "", "default agent policy; without it the guest refuses all until initdata brings one")
 	fl.StringVar(&f.in.CABundle, "ca-bundle", "", "PEM file of the TLS roots that the guest trusts")
 	fl.StringArrayVar(&f.in.Append, "append", nil, "word for the end of the kernel command line; may be repeated")
@@ -92,8 +94,8 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 	if f.lock == "" {
 		return nil
 	}
-	if f.in.KernelDeb != "" || f.in.Kernel != "" {
-		return fmt.Errorf("%w: --lock already names the kernel", image.ErrInput)
+	if f.in.KernelDeb != "" || f.in.Kernel != "" || f.in.StubDeb != "" || f.in.Stub != "" {
+		return fmt.Errorf("%w: --lock already names kernel and stub", image.ErrInput)
 	}
 	if f.cache == "" {
 		f.cache = filepath.Dir(f.lock)
@@ -102,11 +104,17 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 		return err
 	}
 	l := lock.Locker{Run: lock.RunCommand, Cache: f.cache, Progress: progress}
-	file, p, err := l.Package(cmd.Context(), f.lock, f.in.Profile.Kernel, false)
-	if err != nil {
-		return err
+	for _, role := range f.in.Profile.Roles() {
+		file, p, err := l.Package(cmd.Context(), f.lock, role, false)
+		if err != nil {
+			return err
+		}
+		if role == lock.Stub {
+			f.in.StubDeb, f.in.StubSHA256 = file, p.SHA256
+		} else {
+			f.in.KernelDeb, f.in.KernelSHA256 = file, p.SHA256
+		}
 	}
-	f.in.KernelDeb, f.in.KernelSHA256 = file, p.SHA256
 	return nil
 }
 
@@ -115,7 +123,7 @@ func lockCommand() *cobra.Command {
 	var renew, renewGone bool
 	cmd := &cobra.Command{
 		Use:   "lock --lock FILE [--profile NAME] [--cache DIR] [--renew | --renew-gone]",
-		Short: "find, download and pin the guest kernel package",
+		Short: "find, download and pin the packages that an image is made of",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cache == "" {
@@ -126,22 +134,24 @@ func lockCommand() *cobra.Command {
 				return err
 			}
 			l := lock.Locker{Run: lock.RunCommand, Cache: cache, Progress: progress}
-			deb, _, err := l.Package(cmd.Context(), file, p.Kernel, renew)
-			if renewGone && errors.Is(err, lock.ErrGone) {
-				progress("%v", err)
-				deb, _, err = l.Package(cmd.Context(), file, p.Kernel, true)
+			for _, role := range p.Roles() {
+				deb, _, err := l.Package(cmd.Context(), file, role, renew)
+				if renewGone && errors.Is(err, lock.ErrGone) {
+					progress("%v", err)
+					deb, _, err = l.Package(cmd.Context(), file, role, true)
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), deb)
 			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), deb)
 			return nil
 		},
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&file, "lock", "", "lock file")
 	fl.StringVar(&cache, "cache", "", "directory for the package; default: that of the lock file")
-	fl.StringVar(&profileName, "profile", "dev", "whose kernel")
+	fl.StringVar(&profileName, "profile", "dev", "whose packages")
 	fl.BoolVar(&renew, "renew", false, "take the current package even if another is locked")
 	fl.BoolVar(&renewGone, "renew-gone", false, "take the current package if the locked one has left the archive; never because its bytes differ")
 	must(cmd.MarkFlagRequired("lock"))
@@ -160,7 +170,7 @@ func profilesCommand() *cobra.Command {
 					return err
 				}
 				for _, p := range all {
-					fmt.Fprintf(cmd.OutOrStdout(), "%-10s %s\n", p.Name, p.Purpose)
+					fmt.Fprintf(cmd.OutOrStdout(), "%-14s %s\n", p.Name, p.Purpose)
 				}
 				return nil
 			}

@@ -125,6 +125,7 @@ func registers() []register {
 		{"snp", "the SNP launch digest", []string{"output kernel", "output initrd", "command line"}},
 		{"tdx", "TDX RTMR1", []string{"output kernel"}},
 		{"tdx", "TDX RTMR2", []string{"output initrd", "command line"}},
+		{"vtpm", "PCR 4, 9 and 11 of the TPM", []string{"output uki"}},
 	}
 }
 

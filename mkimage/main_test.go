@@ -15,6 +15,7 @@ import (
 
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/manifest"
+	"cocoon/mkimage/profile"
 	"cocoon/mkimage/qemu"
 	"cocoon/mkimage/release"
 )
@@ -40,7 +41,7 @@ func TestWrongUseIsAnErrorThatSaysWhat(t *testing.T) {
 		"no output":       {[]string{"build", "--binary", "x"}, "out"},
 		"no kernel":       {[]string{"build", "--binary", "x", "--out", dir}, "neither a kernel package"},
 		"unknown profile": {[]string{"build", "--binary", "x", "--out", dir, "--profile", "prod"}, "unknown profile"},
-		"two kernels":     {[]string{"build", "--binary", "x", "--out", dir, "--lock", "l", "--kernel-deb", "d"}, "already names the kernel"},
+		"two kernels":     {[]string{"build", "--binary", "x", "--out", dir, "--lock", "l", "--kernel-deb", "d"}, "already names kernel and stub"},
 		"absent lock":     {[]string{"build", "--binary", "x", "--out", dir, "--lock", filepath.Join(dir, "l")}, "read the lock"},
 		"absent package":  {[]string{"build", "--binary", "x", "--out", dir, "--kernel-deb", filepath.Join(dir, "k.deb")}, "k.deb"},
 		"lock nowhere":    {[]string{"lock"}, "lock"},
@@ -102,6 +103,23 @@ func tinyImage(t *testing.T, change func(*manifest.Manifest)) string {
 		}
 	}
 	return dir
+}
+
+func TestAnImageThatBootsItselfNeedsFirmwareAndTakesNoWords(t *testing.T) {
+	t.Parallel()
+	dir := tinyImage(t, func(m *manifest.Manifest) { m.Layout, m.MemoryMiB = string(profile.Disk), 256 })
+	for want, args := range map[string][]string{
+		"needs firmware":    {"boot", dir, "--firmware", filepath.Join(dir, "absent")},
+		"is in its program": {"boot", dir, "--append", "x"},
+		"no disk":           {"boot", dir, "--firmware", filepath.Join(dir, manifest.Name)},
+	} {
+		if out, err := run(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v\n%s", args, err, out)
+		}
+	}
+	if _, err := run(t, "inspect", dir); err == nil || !strings.Contains(err.Error(), "no disk") {
+		t.Errorf("inspect: %v", err)
+	}
 }
 
 func TestInspectShowsWhatIsInTheImage(t *testing.T) {

@@ -5,7 +5,10 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -58,8 +61,12 @@ func describe(e recipe.Entry) string {
 	return fmt.Sprintf("%06o %10s  %s", e.Mode, "", e.Path)
 }
 
+// defaultFirmware is where Debian's package ovmf has it.
+const defaultFirmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+
 type bootFlags struct {
 	append          string
+	firmware        string
 	memory, cpus    int
 	disks, forwards []string
 }
@@ -79,16 +86,12 @@ func bootCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.Extra, c.Accel = args[1:], qemu.Accel(cmd.Context(), c.Kernel)
-			progress("boot %s with %s, %d MiB", args[0], c.Accel, c.MemoryMiB)
-			vm, err := qemu.Start(cmd.Context(), c, cmd.OutOrStdout())
-			if err != nil {
-				return err
-			}
-			return vm.Wait()
+			c.Extra = args[1:]
+			return f.boot(cmd, args[0], m, c)
 		},
 	}
 	fl := cmd.Flags()
+	fl.StringVar(&f.firmware, "firmware", defaultFirmware, "code of UEFI firmware, for an image that boots itself")
 	fl.StringVar(&f.append, "append", "", "words for the end of the command line; they change the measurement")
 	fl.IntVar(&f.memory, "memory", 0, "MiB of memory; default: the manifest's")
 	fl.IntVar(&f.cpus, "cpus", 1, "number of processors")
@@ -97,10 +100,57 @@ func bootCommand() *cobra.Command {
 	return cmd
 }
 
+// boot starts the machine and waits for its end. What an image that boots itself
+// takes beside its own files is in a directory that is removed again.
+func (f bootFlags) boot(cmd *cobra.Command, dir string, m *manifest.Manifest, c qemu.Config) (err error) {
+	kernel := c.Kernel
+	if kernel == "" {
+		tmp, err := os.MkdirTemp("", "cocoon-boot-")
+		if err != nil {
+			return fmt.Errorf("boot %q: %w", dir, err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+		disk := filepath.Join(tmp, "disk.raw")
+		kernel = filepath.Join(tmp, "vmlinuz")
+		if err := errors.Join(unpackDisk(dir, m, disk), image.UnpackKernel(dir, m, kernel)); err != nil {
+			return err
+		}
+		// What the guest writes is gone with the directory.
+		c.Disks = append([]qemu.Disk{{File: disk}}, c.Disks...)
+	}
+	c.Accel = qemu.Accel(cmd.Context(), kernel)
+	progress("boot %s with %s, %d MiB", dir, c.Accel, c.MemoryMiB)
+	vm, err := qemu.Start(cmd.Context(), c, cmd.OutOrStdout())
+	if err != nil {
+		return err
+	}
+	return vm.Wait()
+}
+
+func unpackDisk(dir string, m *manifest.Manifest, name string) (err error) {
+	w, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("unpack the disk: %w", err)
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	return image.RawDisk(dir, m, w)
+}
+
 // machine returns the machine for the image in dir.
 func (f bootFlags) machine(dir string, m *manifest.Manifest) (qemu.Config, error) {
 	c := image.Machine(dir, m)
-	c.Cmdline, c.CPUs = strings.TrimSpace(c.Cmdline+" "+f.append), f.cpus
+	c.CPUs = f.cpus
+	switch {
+	case c.Kernel != "":
+		c.Cmdline = strings.TrimSpace(c.Cmdline + " " + f.append)
+	case f.append != "":
+		return c, fmt.Errorf("%w: the command line of an image that boots itself is in its program", image.ErrInput)
+	default:
+		if _, err := os.Stat(f.firmware); err != nil {
+			return c, fmt.Errorf("an image that boots itself needs firmware, such as of Debian's package ovmf: %w", err)
+		}
+		c.Firmware = f.firmware
+	}
 	if f.memory > 0 {
 		c.MemoryMiB = f.memory
 	}

@@ -28,6 +28,7 @@ import (
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
 	"cocoon/mkimage/release"
+	"cocoon/rootfs/boot"
 	"cocoon/rootfs/recipe"
 )
 
@@ -41,6 +42,9 @@ const (
 	RootFile   = "root.img"
 	DropInName = "kata-drop-in"
 	DropInFile = "kata.toml"
+	// UKIName is the unified kernel image, by which a machine boots itself.
+	UKIName = "uki"
+	UKIFile = "cocoon.efi"
 )
 
 // Inputs say what to build from. KernelDeb excludes Kernel and Modules.
@@ -52,6 +56,10 @@ type Inputs struct {
 	KernelSHA256 string
 	// Kernel and Modules are a kernel image and the directory of its modules.
 	Kernel, Modules string
+	// StubDeb is the Debian package of systemd's stub, with StubSHA256 as its
+	// digest unless that is empty, and Stub the stub itself. A machine that boots
+	// itself takes one of them.
+	StubDeb, StubSHA256, Stub string
 	// Binary is the guest binary.
 	Binary string
 	// First is the program of rootfs/first, for a root on a disk.
@@ -92,15 +100,45 @@ func Build(ctx context.Context, in Inputs, dir string, progress Progress) (*mani
 	if err := b.prepare(dir); err != nil {
 		return nil, err
 	}
-	if in.Profile.Layout == profile.Extension {
-		if err := b.writeRoot(entries, dir); err != nil {
-			return nil, err
-		}
+	if in.Profile.Layout.OnDisk() {
+		err = b.writeDisk(entries, dir)
+	} else {
+		err = b.packInitrd(entries)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := b.write(dir); err != nil {
 		return nil, err
 	}
 	return &b.man, nil
+}
+
+// writeDisk writes the disk with the root, and makes the initramfs that leads to
+// it.
+func (b *builder) writeDisk(entries []recipe.Entry, dir string) (err error) {
+	r, err := b.makeRoot(entries, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	own := ""
+	if b.in.Profile.Layout == profile.Disk {
+		// The root is named in the one place that is measured.
+		b.man.Cmdline += " " + boot.ParamRoot + "=" + b.man.Verity.Text
+		own = b.man.Cmdline
+	}
+	first, err := recipe.First(b.first, b.firstModules, own)
+	if err != nil {
+		return err
+	}
+	if err := b.packInitrd(first); err != nil {
+		return err
+	}
+	if b.in.Profile.Layout == profile.Disk {
+		return b.writeMachine(dir, r)
+	}
+	return b.writeExtension(dir, r)
 }
 
 type builder struct {
@@ -110,7 +148,10 @@ type builder struct {
 	kern     *kernel.Kernel
 	root     recipe.Inputs
 	first    []byte
-	initrd   []byte
+	stub     []byte
+	// firstModules are those of the initramfs that leads to a root on a disk.
+	firstModules []recipe.ModuleFile
+	initrd       []byte
 }
 
 // collect reads every input and notes its digest.
@@ -123,7 +164,12 @@ func (b *builder) collect(ctx context.Context) error {
 	if b.root.Binary, err = b.readInput("binary", b.in.Binary); err != nil {
 		return err
 	}
-	if b.in.Profile.Layout == profile.Extension {
+	if b.in.Profile.Layout == profile.Disk {
+		if err := b.readStub(ctx); err != nil {
+			return err
+		}
+	}
+	if b.in.Profile.Layout.OnDisk() {
 		if b.first, err = b.readInput("first", b.in.First); err != nil {
 			return err
 		}
@@ -151,11 +197,8 @@ func (b *builder) readKernel(ctx context.Context) error {
 		if b.in.Kernel != "" || b.in.Modules != "" {
 			return fmt.Errorf("%w: both a kernel package and a kernel", ErrInput)
 		}
-		if _, err = b.readInput("kernel-package", b.in.KernelDeb); err != nil {
+		if err := b.readPackage("kernel-package", b.in.KernelDeb, b.in.KernelSHA256); err != nil {
 			return err
-		}
-		if got := b.man.Inputs[0].SHA256; b.in.KernelSHA256 != "" && got != b.in.KernelSHA256 {
-			return fmt.Errorf("%w: kernel package %q has sha256 %s, locked is %s", ErrInput, b.in.KernelDeb, got, b.in.KernelSHA256)
 		}
 		b.progress("unpack kernel package %s", filepath.Base(b.in.KernelDeb))
 		b.kern, err = kernel.FromDeb(ctx, b.in.KernelDeb)
@@ -164,6 +207,18 @@ func (b *builder) readKernel(ctx context.Context) error {
 		return err
 	}
 	b.man.Release = b.kern.Release
+	return nil
+}
+
+// readPackage notes a package, whose digest has to be the locked one, unless
+// that is empty.
+func (b *builder) readPackage(name, file, locked string) error {
+	if _, err := b.readInput(name, file); err != nil {
+		return err
+	}
+	if got := b.man.Inputs[len(b.man.Inputs)-1].SHA256; locked != "" && got != locked {
+		return fmt.Errorf("%w: %s %q has sha256 %s, locked is %s", ErrInput, name, file, got, locked)
+	}
 	return nil
 }
 
@@ -204,10 +259,13 @@ func (b *builder) readTools() error {
 	return nil
 }
 
-// assemble makes the initramfs, and returns the entries of the root.
+// assemble finds the modules and returns the entries of the root.
 func (b *builder) assemble() ([]recipe.Entry, error) {
 	var err error
 	if b.root.Modules, err = b.kern.Resolve(b.in.Profile.Wanted()); err != nil {
+		return nil, fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
+	}
+	if b.firstModules, err = b.kern.Resolve(b.in.Profile.WantedFirst()); err != nil {
 		return nil, fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
 	}
 	b.man.Modules = []manifest.Module{}
@@ -226,30 +284,20 @@ func (b *builder) assemble() ([]recipe.Entry, error) {
 	}
 	d := sha256.Sum256(archive)
 	b.man.Tree = "sha256:" + hex.EncodeToString(d[:])
-	if b.in.Profile.Layout == profile.Extension {
-		if archive, err = b.packFirst(); err != nil {
-			return nil, err
-		}
+	return root, nil
+}
+
+// packInitrd makes the initramfs.
+func (b *builder) packInitrd(entries []recipe.Entry) error {
+	var err error
+	if b.initrd, err = pack(entries); err != nil {
+		return err
 	}
-	b.initrd = archive
 	if b.in.Compress || b.in.Profile.Compress {
 		b.progress("compress initramfs of %.1f MB", float64(len(b.initrd))/1e6)
 		b.initrd, err = compress(b.initrd)
 	}
-	return root, err
-}
-
-// packFirst makes the initramfs of a root on a disk.
-func (b *builder) packFirst() ([]byte, error) {
-	modules, err := b.kern.Resolve(b.in.Profile.WantedFirst())
-	if err != nil {
-		return nil, fmt.Errorf("profile %q: %w", b.in.Profile.Name, err)
-	}
-	entries, err := recipe.First(b.first, modules)
-	if err != nil {
-		return nil, err
-	}
-	return pack(entries)
+	return err
 }
 
 func pack(entries []recipe.Entry) ([]byte, error) {
@@ -288,16 +336,17 @@ func (b *builder) prepare(dir string) error {
 }
 
 func (b *builder) write(dir string) error {
-	outputs := []output{{KernelName, KernelFile, b.kern.Image}, {InitrdName, InitrdFile, b.initrd}}
-	if len(b.in.Profile.TEEs) > 0 {
-		outputs = append(outputs, output{DropInName, DropInFile, b.dropIn()})
+	var outputs []output
+	if b.in.Profile.Layout != profile.Disk {
+		outputs = []output{{KernelName, KernelFile, b.kern.Image}, {InitrdName, InitrdFile, b.initrd}}
+		if len(b.in.Profile.TEEs) > 0 {
+			outputs = append(outputs, output{DropInName, DropInFile, b.dropIn()})
+		}
 	}
 	for _, out := range outputs {
-		if err := writeFile(filepath.Join(dir, out.file), out.data); err != nil {
+		if err := b.writeOutput(dir, out); err != nil {
 			return err
 		}
-		b.man.Outputs = append(b.man.Outputs, manifest.Describe(out.name, out.file, out.data))
-		b.progress("wrote %s, %.1f MB", out.file, float64(len(out.data))/1e6)
 	}
 	docs, err := release.Documents(&b.man)
 	if err != nil {
@@ -313,21 +362,4 @@ func (b *builder) write(dir string) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, manifest.Name), enc)
-}
-
-// output is a file of the image.
-type output struct {
-	name, file string
-	data       []byte
-}
-
-// writeFile replaces a file. Its mode does not depend on the umask.
-func writeFile(name string, data []byte) error {
-	if err := os.WriteFile(name, data, 0o644); err != nil {
-		return fmt.Errorf("write %q: %w", name, err)
-	}
-	if err := os.Chmod(name, 0o644); err != nil {
-		return fmt.Errorf("set the mode of %q: %w", name, err)
-	}
-	return nil
 }

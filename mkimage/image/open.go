@@ -84,14 +84,17 @@ func checkFile(dir string, want manifest.File) error {
 
 // Root returns the entries of the root of the image in dir.
 func Root(dir string, m *manifest.Manifest) ([]recipe.Entry, error) {
-	if m.Layout == string(profile.Extension) {
-		return rootOnDisk(dir, m)
+	switch profile.Layout(m.Layout) {
+	case profile.Extension:
+		return rootOfExtension(dir, m)
+	case profile.Disk:
+		return rootOfMachine(dir, m)
 	}
-	return Initramfs(dir, m)
+	return initramfs(dir, m)
 }
 
-// rootOnDisk reads the first partition of the root's disk.
-func rootOnDisk(dir string, m *manifest.Manifest) (entries []recipe.Entry, err error) {
+// rootOfExtension reads the first partition of the root's disk.
+func rootOfExtension(dir string, m *manifest.Manifest) (entries []recipe.Entry, err error) {
 	out, err := m.Output(RootName)
 	if err != nil {
 		return nil, err
@@ -108,8 +111,8 @@ func rootOnDisk(dir string, m *manifest.Manifest) (entries []recipe.Entry, err e
 	return erofs.Read(io.NewSectionReader(f, parts[0].Offset, parts[0].Size))
 }
 
-// Initramfs returns the entries of the initramfs of the image in dir.
-func Initramfs(dir string, m *manifest.Manifest) ([]recipe.Entry, error) {
+// initramfs returns the entries of the initramfs of the image in dir.
+func initramfs(dir string, m *manifest.Manifest) ([]recipe.Entry, error) {
 	out, err := m.Output(InitrdName)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"cocoon/internal/verity"
 	"cocoon/mkimage/format/erofs"
@@ -22,32 +21,48 @@ import (
 // block is the size of the blocks that dm-verity checks.
 const block = 4096
 
-// writeRoot writes the disk with the root: erofs in the first partition and
-// the tree of dm-verity in the second.
-func (b *builder) writeRoot(entries []recipe.Entry, dir string) (err error) {
-	b.progress("write root disk with %d files", len(entries))
-	data, err := os.CreateTemp(dir, ".root-")
+// root is the guest's root as a file system, with the tree of dm-verity.
+type root struct {
+	file   *os.File // temporary
+	size   int64
+	params verity.Params
+	tree   []byte
+}
+
+func (r *root) content() *io.SectionReader { return io.NewSectionReader(r.file, 0, r.size) }
+
+// close removes the file.
+func (r *root) close() error { return errors.Join(r.file.Close(), os.Remove(r.file.Name())) }
+
+// makeRoot makes the root in a temporary file of dir.
+func (b *builder) makeRoot(entries []recipe.Entry, dir string) (*root, error) {
+	b.progress("make a root of %d files", len(entries))
+	file, err := os.CreateTemp(dir, ".root-")
 	if err != nil {
-		return fmt.Errorf("make the root: %w", err)
+		return nil, fmt.Errorf("make the root: %w", err)
 	}
-	defer func() { err = errors.Join(err, data.Close(), os.Remove(data.Name())) }()
-	if err := erofs.Write(data, entries); err != nil {
-		return err
+	r := &root{file: file}
+	if err := r.fill(entries); err != nil {
+		return nil, errors.Join(err, r.close())
 	}
-	size, err := data.Seek(0, io.SeekEnd)
-	if err != nil {
-		return fmt.Errorf("make the root: %w", err)
-	}
-	content := func() *io.SectionReader { return io.NewSectionReader(data, 0, size) }
-	p, tree, err := treeOf(content)
-	if err != nil {
-		return err
-	}
+	p := r.params
 	b.man.Verity = &manifest.Verity{
 		RootHash: fmt.Sprintf("%x", p.RootHash), Salt: fmt.Sprintf("%x", p.Salt),
 		DataBlocks: p.DataBlocks, DataBlockSize: p.DataBlock, HashBlockSize: p.HashBlock, Text: p.Text(),
 	}
-	return b.writeDisk(filepath.Join(dir, RootFile), content(), bytes.NewReader(tree))
+	return r, nil
+}
+
+func (r *root) fill(entries []recipe.Entry) error {
+	if err := erofs.Write(r.file, entries); err != nil {
+		return err
+	}
+	var err error
+	if r.size, err = r.file.Seek(0, io.SeekEnd); err != nil {
+		return fmt.Errorf("make the root: %w", err)
+	}
+	r.params, r.tree, err = treeOf(r.content)
+	return err
 }
 
 // treeOf makes the tree of a file system. Its salt follows from the content,
@@ -70,18 +85,10 @@ func treeOf(content func() *io.SectionReader) (verity.Params, []byte, error) {
 	return p, tree, nil
 }
 
-// writeDisk writes the disk and notes its digests.
-func (b *builder) writeDisk(name string, parts ...mbr.Content) (err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("write the root disk: %w", err)
-	}
-	d := manifest.NewDigester(f)
-	if err := errors.Join(mbr.Write(d, parts), f.Chmod(0o644), f.Close()); err != nil {
-		return fmt.Errorf("write %q: %w", name, err)
-	}
-	out := d.File(RootName, filepath.Base(name))
-	b.man.Outputs = append(b.man.Outputs, out)
-	b.progress("wrote %s, %.1f MB", out.File, float64(out.Size)/1e6)
-	return nil
+// writeExtension writes the disk that a kata shim plugs in: the root in the
+// first partition and the tree in the second.
+func (b *builder) writeExtension(dir string, r *root) error {
+	return b.writeTo(dir, RootName, RootFile, func(w io.Writer) error {
+		return mbr.Write(w, []mbr.Content{r.content(), bytes.NewReader(r.tree)})
+	})
 }

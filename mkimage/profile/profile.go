@@ -48,7 +48,31 @@ const (
 	// Extension has it on a disk that a kata shim plugs in as a guest extension
 	// image, checked by dm-verity, and an initramfs that leads to it.
 	Extension Layout = "extension"
+	// Disk has it on the disk of a machine that boots itself: firmware starts a
+	// unified kernel image from the first partition, whose initramfs leads to the
+	// root in the second.
+	Disk Layout = "disk"
 )
+
+// OnDisk tells whether an initramfs has to lead to the root.
+func (l Layout) OnDisk() bool { return l == Extension || l == Disk }
+
+// Format is a form of the disk of a machine that boots itself.
+type Format string
+
+// The formats.
+const (
+	// Raw is the disk as it is.
+	Raw Format = "raw"
+	// QCOW2 is QEMU's own.
+	QCOW2 Format = "qcow2"
+	// VHD is Azure's: of fixed size, in whole MiB.
+	VHD Format = "vhd"
+	// GCP is Google's: a packed archive with a disk of whole GiB.
+	GCP Format = "gcp"
+)
+
+func formats() []Format { return []Format{Raw, QCOW2, VHD, GCP} }
 
 const (
 	maxInherits = 8
@@ -83,6 +107,12 @@ type Profile struct {
 	OptionalModules []string `yaml:"optional_modules,omitempty"`
 	// FirstModules are those that it takes to find a root on a disk.
 	FirstModules []string `yaml:"first_modules,omitempty"`
+	// FirstOptionalModules are those of them for hardware that may be absent.
+	FirstOptionalModules []string `yaml:"first_optional_modules,omitempty"`
+	// Stub is the role of the package of the stub, for a machine that boots itself.
+	Stub lock.Role `yaml:"stub,omitempty"`
+	// Disks are the forms in which its disk is written.
+	Disks []Format `yaml:"disks,omitempty"`
 	// Compress makes the initramfs one zstd frame: less to load and to measure.
 	// Under emulation a plain archive boots faster.
 	Compress bool `yaml:"compress,omitempty"`
@@ -189,7 +219,10 @@ func parse(name string, raw []byte, depth int) (Profile, error) {
 // over returns p with what it lacks taken from parent.
 func (p Profile) over(parent Profile) Profile {
 	p.Inherits, p.Compress = "", p.Compress || parent.Compress
-	for to, from := range map[*string]string{&p.Purpose: parent.Purpose, &p.Guest: parent.Guest, (*string)(&p.Layout): string(parent.Layout), (*string)(&p.Kernel): string(parent.Kernel)} {
+	for to, from := range map[*string]string{
+		&p.Purpose: parent.Purpose, &p.Guest: parent.Guest, (*string)(&p.Layout): string(parent.Layout), (*string)(&p.Kernel): string(parent.Kernel),
+		(*string)(&p.Stub): string(parent.Stub),
+	} {
 		if *to == "" {
 			*to = from
 		}
@@ -199,10 +232,11 @@ func (p Profile) over(parent Profile) Profile {
 	}
 	for to, from := range map[*[]string][]string{
 		&p.TEEs: parent.TEEs, &p.Cmdline: parent.Cmdline, &p.Modules: parent.Modules, &p.OptionalModules: parent.OptionalModules,
-		&p.FirstModules: parent.FirstModules,
+		&p.FirstModules: parent.FirstModules, &p.FirstOptionalModules: parent.FirstOptionalModules,
 	} {
 		*to = slices.Concat(from, *to)
 	}
+	p.Disks = slices.Concat(parent.Disks, p.Disks)
 	return p
 }
 
@@ -221,16 +255,23 @@ func (p Profile) check() error {
 		return bad("name %q, guest %q", p.Name, p.GuestName())
 	case p.Abstract:
 		return bad("it is only there to inherit from")
-	case p.Layout != Initramfs && p.Layout != Extension:
+	case p.Layout != Initramfs && !p.Layout.OnDisk():
 		return bad("layout %q", p.Layout)
-	case (len(p.FirstModules) > 0) != (p.Layout == Extension):
+	case (len(p.FirstModules) > 0) != p.Layout.OnDisk() || len(p.FirstOptionalModules) > 0 && !p.Layout.OnDisk():
 		return bad("first_modules are for a root on a disk, and needed there")
+	case (p.Stub != "") != (p.Layout == Disk) || (len(p.Disks) > 0) != (p.Layout == Disk):
+		return bad("stub and disks are for a machine that boots itself, and needed there")
 	case p.MemoryMiB < 192:
 		return bad("memory_mib is %d, at least 192", p.MemoryMiB)
 	case len(p.Modules) == 0 || p.Purpose == "" || p.Kernel == "":
 		return bad("modules, purpose or kernel is missing")
 	}
-	for _, m := range slices.Concat(p.Modules, p.OptionalModules, p.FirstModules) {
+	for i, f := range p.Disks {
+		if !slices.Contains(formats(), f) || slices.Contains(p.Disks[:i], f) {
+			return bad("disk %q", f)
+		}
+	}
+	for _, m := range slices.Concat(p.Modules, p.OptionalModules, p.FirstModules, p.FirstOptionalModules) {
 		if !validModule.MatchString(m) {
 			return bad("module %q", m)
 		}
@@ -264,7 +305,17 @@ func (p Profile) Wanted() []recipe.Module {
 }
 
 // WantedFirst are those of an initramfs that leads to a root on a disk.
-func (p Profile) WantedFirst() []recipe.Module { return Profile{Modules: p.FirstModules}.Wanted() }
+func (p Profile) WantedFirst() []recipe.Module {
+	return Profile{Modules: p.FirstModules, OptionalModules: p.FirstOptionalModules}.Wanted()
+}
+
+// Roles are those of the packages that the image is made of.
+func (p Profile) Roles() []lock.Role {
+	if p.Stub == "" {
+		return []lock.Role{p.Kernel}
+	}
+	return []lock.Role{p.Kernel, p.Stub}
+}
 
 // Dump returns the profile as YAML, with nothing left to inherit.
 func (p Profile) Dump() ([]byte, error) { return yaml.Marshal(p) }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"cocoon/internal/cmdline"
+	"cocoon/mkimage/lock"
 	"cocoon/mkimage/profile"
 	"cocoon/rootfs/boot"
 	"cocoon/rootfs/recipe"
@@ -64,6 +65,34 @@ func TestOneGuestServesSeveralTEEs(t *testing.T) {
 	}
 	if len(guests) != 1 {
 		t.Errorf("guests are %v", guests)
+	}
+}
+
+// In every cloud the same bytes are measured: only the form of the disk differs.
+func TestAMachineIsTheSameInEveryCloud(t *testing.T) {
+	t.Parallel()
+	one, err := profile.Named("podvm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]profile.Format{"podvm-azure": profile.VHD, "podvm-aws": profile.Raw, "podvm-gcp": profile.GCP, "podvm-libvirt": profile.QCOW2} {
+		p, err := profile.Named(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(p.Disks, []profile.Format{want}) {
+			t.Errorf("%s has disks %q", name, p.Disks)
+		}
+		p.Name, p.Purpose, p.Disks = one.Name, one.Purpose, one.Disks
+		if !reflect.DeepEqual(p, one) {
+			t.Errorf("%s is another machine: %+v", name, p)
+		}
+	}
+	if first := one.WantedFirst(); !slices.Contains(first, recipe.Module{Name: "nvme", Optional: true}) || !slices.Contains(first, recipe.Module{Name: "dm_verity"}) {
+		t.Errorf("first modules %+v", first)
+	}
+	if got := one.Roles(); !slices.Equal(got, []lock.Role{lock.KernelTEE, lock.Stub}) {
+		t.Errorf("packages %q", got)
 	}
 }
 
@@ -126,6 +155,14 @@ func TestProfilesThatMakeNoImageAreRefused(t *testing.T) {
 		"own name":           "inherits: snp\nname: tdx\n",
 		"layout":             "inherits: snp\nlayout: floppy\n",
 		"no first modules":   "inherits: snp\nlayout: extension\n",
+		"no stub":            "inherits: vm\npurpose: x\nlayout: disk\nfirst_modules: [erofs]\ndisks: [raw]\n",
+		"no disk":            "inherits: machine\n",
+		"stub without disk":  "inherits: snp\nstub: stub\n",
+		"disk of a kata":     "inherits: snp\ndisks: [raw]\n",
+		"unknown disk":       "inherits: machine\ndisks: [floppy]\n",
+		"disk twice":         "inherits: podvm\ndisks: [raw]\n",
+		"first of no disk":   "inherits: snp\nfirst_optional_modules: [nvme]\n",
+		"first as path":      "inherits: podvm\nfirst_optional_modules: [../evil]\n",
 		"too little memory":  "inherits: snp\nmemory_mib: 64\n",
 		"module as path":     "inherits: snp\nmodules: [../evil]\n",
 		"module with a mark": "inherits: snp\nmodules: ['?x']\n",

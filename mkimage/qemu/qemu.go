@@ -28,8 +28,11 @@ const (
 // ErrConfig is wrapped by errors about a Config.
 var ErrConfig = errors.New("wrong machine configuration")
 
-// Config describes a machine. Kernel is required.
+// Config describes a machine. Kernel is required, or Firmware.
 type Config struct {
+	// Firmware is a file with the code of UEFI firmware. Without Kernel it starts
+	// the first of the disks.
+	Firmware string
 	// Kernel and Initrd are files, Cmdline is the kernel's command line.
 	Kernel, Initrd, Cmdline string
 	MemoryMiB               int
@@ -61,8 +64,8 @@ type Channel struct{ Name, Socket string }
 
 // Args returns the command line of QEMU.
 func (c Config) Args() ([]string, error) {
-	if c.Kernel == "" || c.MemoryMiB < 64 {
-		return nil, fmt.Errorf("%w: kernel %q, %d MiB", ErrConfig, c.Kernel, c.MemoryMiB)
+	if c.Kernel == "" && (c.Firmware == "" || len(c.Disks) == 0 || c.Initrd != "" || c.Cmdline != "") || c.MemoryMiB < 64 {
+		return nil, fmt.Errorf("%w: kernel %q, or firmware %q with %d disks, no initrd and no command line; %d MiB", ErrConfig, c.Kernel, c.Firmware, len(c.Disks), c.MemoryMiB)
 	}
 	accel, err := c.accelArgs()
 	if err != nil {
@@ -71,22 +74,38 @@ func (c Config) Args() ([]string, error) {
 	args := append([]string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35",
 		"-serial", "stdio", "-m", strconv.Itoa(c.MemoryMiB), "-smp", strconv.Itoa(max(c.CPUs, 1)),
-		"-kernel", c.Kernel, "-append", c.Cmdline,
 		"-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
 	}, accel...)
-	if c.Initrd != "" {
-		args = append(args, "-initrd", c.Initrd)
-	}
+	args = append(args, c.startArgs()...)
 	for i, d := range c.Disks {
 		opts := fmt.Sprintf("if=none,id=disk%d,format=raw,file=%s", i, escape(d.File))
 		if d.ReadOnly {
 			opts += ",readonly=on"
 		}
-		args = append(args, "-drive", opts, "-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", i))
+		device := fmt.Sprintf("virtio-blk-pci,drive=disk%d", i)
+		if i == 0 && c.Kernel == "" {
+			device += ",bootindex=0"
+		}
+		args = append(args, "-drive", opts, "-device", device)
 	}
 	args = append(args, c.networkArgs()...)
 	args = append(args, c.channelArgs()...)
 	return append(args, c.Extra...), nil
+}
+
+// startArgs say what the machine starts.
+func (c Config) startArgs() []string {
+	var args []string
+	if c.Firmware != "" {
+		args = append(args, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+escape(c.Firmware))
+	}
+	if c.Kernel != "" {
+		args = append(args, "-kernel", c.Kernel, "-append", c.Cmdline)
+	}
+	if c.Initrd != "" {
+		args = append(args, "-initrd", c.Initrd)
+	}
+	return args
 }
 
 // accelArgs leaves out CMPXCHG16B under emulation, which corrupts the memory of

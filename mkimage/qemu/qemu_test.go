@@ -44,10 +44,30 @@ func TestTheCommandLineDescribesTheMachine(t *testing.T) {
 	}
 }
 
+func TestFirmwareStartsTheFirstDisk(t *testing.T) {
+	t.Parallel()
+	args, err := Config{Firmware: "f,w", MemoryMiB: 256, Disks: []Disk{{File: "a"}, {File: "b"}}}.Args()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(args, " ")
+	for _, want := range []string{"-drive if=pflash,unit=0,format=raw,readonly=on,file=f,,w", "drive=disk0,bootindex=0 ", "drive=disk1 "} {
+		if !strings.Contains(all, want) {
+			t.Errorf("arguments lack %q: %s", want, all)
+		}
+	}
+	if strings.Contains(all, "-kernel") || strings.Contains(all, "-append") {
+		t.Errorf("arguments: %s", all)
+	}
+}
+
 func TestMachinesThatCannotBeAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]Config{
-		"no kernel": {MemoryMiB: 256}, "no memory": {Kernel: "k"}, "accelerator": {Kernel: "k", MemoryMiB: 256, Accel: "warp"},
+		"no kernel": {MemoryMiB: 256}, "no disk": {Firmware: "f", MemoryMiB: 256},
+		"command line without a kernel": {Firmware: "f", Disks: []Disk{{File: "a"}}, Cmdline: "x", MemoryMiB: 256},
+		"initrd without a kernel":       {Firmware: "f", Disks: []Disk{{File: "a"}}, Initrd: "x", MemoryMiB: 256},
+		"no memory":                     {Kernel: "k"}, "accelerator": {Kernel: "k", MemoryMiB: 256, Accel: "warp"},
 	} {
 		if _, err := Start(t.Context(), c, &bytes.Buffer{}); !errors.Is(err, ErrConfig) {
 			t.Errorf("%s: got %v, want ErrConfig", name, err)

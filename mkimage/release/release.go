@@ -36,10 +36,13 @@ func Documents(m *manifest.Manifest) ([]Document, error) {
 	for _, d := range []struct {
 		file string
 		make func(*manifest.Manifest) ([]byte, error)
-	}{{SBOMFile, sbom}, {ProvenanceFile, provenance}} {
+	}{{SBOMFile, sbom}, {ProvenanceFile, provenance}, {UploadFile, upload}} {
 		data, err := d.make(m)
 		if err != nil {
 			return nil, fmt.Errorf("make %s: %w", d.file, err)
+		}
+		if len(data) == 0 {
+			continue
 		}
 		docs = append(docs, Document{File: d.file, Data: append(bytes.TrimRight(data, "\n"), '\n')})
 	}

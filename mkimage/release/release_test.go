@@ -109,3 +109,27 @@ func TestDocumentsFollowFromTheManifestAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestAnImageThatBootsItselfSaysHowToBringItToEachCloud(t *testing.T) {
+	t.Parallel()
+	m := image()
+	if text, ok := documents(t, m)[release.UploadFile]; ok {
+		t.Errorf("an image of a shim: %s", text)
+	}
+	m.Outputs = []manifest.File{manifest.Describe("uki", "cocoon.efi", []byte("program"))}
+	for form, want := range map[string]string{"raw": "--boot-mode uefi --tpm-support v2.0", "vhd": "upload --type page", "gcp": "gcloud compute images create", "qcow2": "virsh vol-upload"} {
+		one := *m
+		one.Outputs = append(one.Outputs[:1:1], manifest.Describe("disk-"+form, "disk."+form, make([]byte, 3<<20+512)))
+		text := string(documents(t, &one)[release.UploadFile])
+		if !strings.Contains(text, want) || !strings.Contains(text, m.Outputs[0].SHA256) || !strings.Contains(text, "disk."+form) || strings.Count(text, "\n## ") != 1 {
+			t.Errorf("%s:\n%s", form, text)
+		}
+		if form == "vhd" && !strings.Contains(text, "has 3 MiB") {
+			t.Errorf("size of the VHD:\n%s", text)
+		}
+	}
+	m.Outputs = []manifest.File{manifest.Describe("disk-raw", "disk.raw", nil)}
+	if docs, err := release.Documents(m); err == nil {
+		t.Errorf("a disk without a program: %v", docs)
+	}
+}

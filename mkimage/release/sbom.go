@@ -69,11 +69,11 @@ func sha256Of(digest string) *[]cyclonedx.Hash {
 	return &[]cyclonedx.Hash{{Algorithm: cyclonedx.HashAlgoSHA256, Value: digest}}
 }
 
-// hashesOf names the image by its first output, which is the kernel or a whole
-// disk; the others are in the provenance.
+// hashesOf names the image by its initramfs or its unified kernel image; the
+// others are in the provenance.
 func hashesOf(outputs []manifest.File) *[]cyclonedx.Hash {
 	for _, o := range outputs {
-		if o.Name == "initrd" || o.Name == "disk" {
+		if o.Name == "initrd" || o.Name == "uki" {
 			return sha256Of(o.SHA256)
 		}
 	}

@@ -59,6 +59,7 @@ mount sysfs /sys sysfs 0xe
 mkdir /dev 755
 mount dev /dev devtmpfs 0x2 mode=0755
 read /proc/cmdline
+read /etc/cocoon/cmdline
 read /etc/cocoon/modules
 module /lib/modules/6.1/a.ko
 module /lib/modules/6.1/b.ko
@@ -90,6 +91,32 @@ func TestTheInitramfsLeadsToTheRootThatTheCommandLineNames(t *testing.T) {
 	want := strings.Split(fmt.Sprintf(healthyFirst, 0, p.RootHash), "\n")
 	if diff := cmp.Diff(want, w.calls[:min(len(want), len(w.calls))]); diff != "" {
 		t.Errorf("calls differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnImageThatBootsItselfTakesItsOwnCommandLineOnly(t *testing.T) {
+	t.Parallel()
+	p, _ := rootTree(t)
+	own := "quiet " + ParamRoot + "=" + p.Text()
+	for name, tc := range map[string]struct {
+		given string
+		want  error
+	}{
+		"its own":          {own + "\n", nil},
+		"no end":           {own, nil},
+		"another word":     {own + " agent.log=debug\n", ErrCmdline},
+		"a word before":    {"debug " + own + "\n", ErrCmdline},
+		"another root":     {"quiet " + ParamRoot + "=" + other(p).Text() + "\n", ErrCmdline},
+		"without the root": {"quiet\n", ErrCmdline},
+		"nothing":          {"", ErrCmdline},
+	} {
+		w := newFirstWorld(t)
+		w.files[CmdlinePath], w.files["/proc/cmdline"] = own, tc.given
+		err := firstRun(t, w)
+		all := strings.Join(w.calls, "\n")
+		if started := strings.Contains(all, "exec /init"); tc.want == nil && !started || tc.want != nil && (!errors.Is(err, tc.want) || started || strings.Contains(all, "module ")) {
+			t.Errorf("%s: %v\n%s", name, err, all)
+		}
 	}
 }
 

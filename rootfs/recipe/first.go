@@ -12,8 +12,9 @@ import (
 
 // First returns every entry of an initramfs that only leads to a root on a
 // disk: program, which is rootfs/first, and the modules that it loads, in their
-// order. The order of entries has no meaning.
-func First(program []byte, modules []ModuleFile) ([]Entry, error) {
+// order. It accepts no command line but the given one, unless that is empty. The
+// order of entries has no meaning.
+func First(program []byte, modules []ModuleFile, cmdline string) ([]Entry, error) {
 	if len(program) == 0 {
 		return nil, errors.New("an initramfs for a root on a disk needs a program")
 	}
@@ -28,6 +29,9 @@ func First(program []byte, modules []ModuleFile) ([]Entry, error) {
 	entries = append(append(entries, nodes()...),
 		Entry{Path: "init", Mode: TypeFile | 0o755, Data: program},
 		file(boot.ModulesPath, list))
+	if cmdline != "" {
+		entries = append(entries, file(boot.CmdlinePath, cmdline))
+	}
 	for _, m := range modules {
 		entries = append(entries, file(m.Path, string(m.Data)))
 	}
