@@ -40,6 +40,10 @@ func (in *input) flags(f *pflag.FlagSet) {
 	f.StringVar(&in.cmdline, "cmdline", "", "the whole kernel command line, instead of what a shim would compose")
 	f.StringVar(&in.params, "kernel-params", "", "further kernel_params of the shim, behind the image's own")
 	f.StringArrayVar(&in.agent, "agent", []string{"launch_process_timeout=6"}, "NAME=VALUE of a setting that the shim writes as agent.NAME; may be repeated")
+	in.outputFlags(f)
+}
+
+func (in *input) outputFlags(f *pflag.FlagSet) {
 	f.StringVar(&in.format, "format", "table", "table, json, or reference: an object of reference values for trustee reference set")
 	f.BoolVar(&in.explain, "explain", false, "show how the value came about, step by step")
 }
@@ -63,6 +67,23 @@ func (in *input) load(dir, tee string) (*guest, error) {
 	if in.firmware == "" {
 		return nil, fmt.Errorf("%w: --firmware is required", errFlags)
 	}
+	g, err := in.open(dir, tee)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := readFile(in.firmware, maxFirmware)
+	if err != nil {
+		return nil, err
+	}
+	if g.firmware, err = ovmf.Parse(raw); err != nil {
+		return nil, fmt.Errorf("firmware %q: %w", in.firmware, err)
+	}
+	g.lines, err = in.commandLines(g.man)
+	return g, err
+}
+
+// open reads and checks the image.
+func (in *input) open(dir, tee string) (*guest, error) {
 	if !slices.Contains([]string{formatTable, formatJSON, formatReference}, in.format) {
 		return nil, fmt.Errorf("%w: --format %q", errFlags, in.format)
 	}
@@ -73,16 +94,7 @@ func (in *input) load(dir, tee string) (*guest, error) {
 	if !slices.Contains(m.TEEs, tee) {
 		return nil, fmt.Errorf("%w: the image of profile %q is for %q, not for %q", errFlags, m.Profile, strings.Join(m.TEEs, ", "), tee)
 	}
-	g := &guest{dir: dir, man: m}
-	raw, err := readFile(in.firmware, maxFirmware)
-	if err != nil {
-		return nil, err
-	}
-	if g.firmware, err = ovmf.Parse(raw); err != nil {
-		return nil, fmt.Errorf("firmware %q: %w", in.firmware, err)
-	}
-	g.lines, err = in.commandLines(m)
-	return g, err
+	return &guest{dir: dir, man: m}, nil
 }
 
 // commandLines are those of the shims, or the one that was given.

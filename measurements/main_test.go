@@ -6,12 +6,13 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +20,9 @@ import (
 	"cocoon/measurements/ovmf/ovmftest"
 	"cocoon/measurements/snp"
 	"cocoon/measurements/tdx"
+	"cocoon/measurements/vtpm"
+	"cocoon/mkimage/format/uki"
+	"cocoon/mkimage/format/uki/ukitest"
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/profile"
 )
@@ -34,24 +38,12 @@ func run(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// program is the smallest kernel that firmware would hash.
-func program() []byte {
-	b := make([]byte, 0x200)
-	copy(b, "MZ")
-	b[0x3c] = 0x40
-	copy(b[0x40:], "PE\x00\x00")
-	b[0x54] = 240
-	binary.LittleEndian.PutUint16(b[0x58:], 0x20b)
-	binary.LittleEndian.PutUint32(b[0x58+60:], 0x200)
-	return b
-}
-
 // built makes an image of a profile with such a kernel, and a firmware.
 func built(t *testing.T, name string) (dir, firmware string) {
 	t.Helper()
 	in := t.TempDir()
 	for file, content := range map[string][]byte{
-		"vmlinuz": program(), "6.12/modules.builtin": []byte("kernel/a.ko\n"), "fw.fd": ovmftest.Firmware(),
+		"vmlinuz": ukitest.Program("kernel"), "6.12/modules.builtin": []byte("kernel/a.ko\n"), "fw.fd": ovmftest.Firmware(),
 	} {
 		path := filepath.Join(in, file)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o600)); err != nil {
@@ -63,8 +55,16 @@ func built(t *testing.T, name string) (dir, firmware string) {
 		t.Fatal(err)
 	}
 	p.Modules, p.OptionalModules = []string{"a"}, nil
-	if p.Layout == profile.Extension {
-		p.FirstModules = []string{"a"}
+	if p.Layout.OnDisk() {
+		p.FirstModules, p.FirstOptionalModules = []string{"a"}, nil
+	}
+	stub := ""
+	if p.Layout == profile.Disk {
+		p.Disks, stub = []profile.Format{profile.Raw}, in+"/stub.efi"
+		b, err := uki.Write(ukitest.Program("kernel"), []uki.Section{{Name: ".sdmagic", Data: []byte("#### LoaderInfo: systemd-stub 252.1 ####")}}, 0)
+		if err := errors.Join(err, os.WriteFile(stub, b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -72,7 +72,7 @@ func built(t *testing.T, name string) (dir, firmware string) {
 	}
 	dir = filepath.Join(t.TempDir(), "image")
 	if _, err := image.Build(t.Context(), image.Inputs{
-		Profile: p, Kernel: in + "/vmlinuz", Modules: in + "/6.12", Binary: self, First: self,
+		Profile: p, Kernel: in + "/vmlinuz", Modules: in + "/6.12", Binary: self, First: self, Stub: stub,
 	}, dir, func(string, ...any) {}); err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +157,73 @@ func TestATableForPeopleSaysHowItCameAbout(t *testing.T) {
 	out, err = run(t, "snp", dir, "--firmware", firmware, "--vcpus", "1", "--shim", "go", "--explain", "--kernel-params", "agent.log=debug")
 	if err != nil || !strings.Contains(out, "firmware, 2 pages at 0xffffe000") || !strings.Contains(out, "state of processor 0") || !strings.Contains(out, "net.ifnames=0 agent.log=debug\n") {
 		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func TestRegistersOfATPMFollowFromTheImageAlone(t *testing.T) {
+	t.Parallel()
+	dir, _ := built(t, "podvm")
+	document := filepath.Join(t.TempDir(), "initdata.toml")
+	if err := os.WriteFile(document, []byte("algorithm = \"sha256\"\nversion = \"0.1.0\"\n[data]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, "vtpm", dir, "--verifier", "tpm,snp", "--initdata", document, "--format", "reference")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string][]string
+	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got) != 12 {
+		t.Fatalf("%d names, %v:\n%s", len(got), err, out)
+	}
+	image, err := os.ReadFile(filepath.Join(dir, "cocoon.efi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, err := vtpm.Predict(sha256.New, image, 252)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := digest(t, document)
+	if want[8], _, err = vtpm.InitData(sum[:]); err != nil {
+		t.Fatal(err)
+	}
+	for pcr, value := range want {
+		for _, verifier := range []string{"tpm", "snp"} {
+			name := fmt.Sprintf("%s_pcr%02d", verifier, pcr)
+			if !slices.Equal(got[name], []string{hex.EncodeToString(value)}) {
+				t.Errorf("%s is %q, want %x", name, got[name], value)
+			}
+		}
+	}
+	out, err = run(t, "vtpm", dir, "--explain", "--stub", "257")
+	if err != nil || !strings.Contains(out, "stub 257") || !strings.Contains(out, "pcr11") || !strings.Contains(out, "content of .linux") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func TestRegistersOfATPMThatCannotBePredictedAreRefused(t *testing.T) {
+	t.Parallel()
+	dir, _ := built(t, "podvm")
+	snpDir, _ := built(t, "snp")
+	bad := filepath.Join(t.TempDir(), "initdata.toml")
+	if err := os.WriteFile(bad, []byte("algorithm = \"sha384\"\nversion = \"0.1.0\"\n[data]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"another image":   {[]string{"vtpm", snpDir}, "not for \"vtpm\""},
+		"unknown stub":    {[]string{"vtpm", dir, "--stub", "1"}, "stub"},
+		"verifier":        {[]string{"vtpm", dir, "--verifier", "cca"}, "cca"},
+		"absent initdata": {[]string{"vtpm", dir, "--initdata", dir + "/absent"}, "absent"},
+		"no initdata":     {[]string{"vtpm", dir, "--initdata", dir + "/manifest.json"}, "initdata"},
+		"other digest":    {[]string{"vtpm", dir, "--initdata", bad}, "SHA-256 only"},
+		"format":          {[]string{"vtpm", dir, "--format", "xml"}, "xml"},
+	} {
+		if out, err := run(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"regexp"
 	"slices"
+	"strconv"
 
 	"cocoon/measurements/pe"
 )
@@ -81,8 +83,28 @@ func content(image []byte) (map[string][]byte, error) {
 	return found, nil
 }
 
-// Predict returns the PCRs 4, 9 and 11 of the bank of h for an image, started by
-// the firmware as the first that it tries, with systemd's stub of a release.
+var loaderInfo = regexp.MustCompile(`#### LoaderInfo: systemd-stub ([1-9][0-9]{2,3})[^0-9]`)
+
+// StubRelease returns the release of the stub of an image, by what it says of
+// itself: 252 for 252.39. A stub may lie; then the prediction does not hold.
+func StubRelease(image []byte) (int, error) {
+	list, err := pe.Sections(image)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range list {
+		if m := loaderInfo.FindSubmatch(s.Data); s.Name == ".sdmagic" && m != nil {
+			return strconv.Atoi(string(m[1]))
+		}
+	}
+	return 0, fmt.Errorf("the image does not tell: %w", ErrStub)
+}
+
+// Predict returns the PCRs 4, 9, 11, 12 and 13 of the bank of h for an image,
+// started by the firmware as the first that it tries, with systemd's stub of a
+// release. The last two are zeros: the stub extends them with another command
+// line, credentials and extensions, which a host can lay beside the image, and
+// no guest is what its image says if they are not compared.
 func Predict(h func() hash.Hash, image []byte, release int) (map[int][]byte, []Step, error) {
 	s, err := stubOf(release)
 	if err != nil {
@@ -92,7 +114,7 @@ func Predict(h func() hash.Hash, image []byte, release int) (map[int][]byte, []S
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &registers{hash: h, value: map[int][]byte{}}
+	r := &registers{hash: h, value: map[int][]byte{12: make([]byte, h().Size()), 13: make([]byte, h().Size())}}
 	whole, err := pe.Authenticode(h(), image)
 	if err != nil {
 		return nil, nil, err

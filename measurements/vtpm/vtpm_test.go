@@ -20,6 +20,7 @@ import (
 	"cocoon/measurements/pe"
 	"cocoon/measurements/pe/direct"
 	"cocoon/mkimage/format/uki"
+	"cocoon/mkimage/format/uki/ukitest"
 )
 
 func banks() map[string]func() hash.Hash {
@@ -254,30 +255,10 @@ func TestPCR11OfSectionsAndTheExtraArchive(t *testing.T) {
 	}
 }
 
-// program is a small UEFI program that may be a stub or a kernel.
-func program(content string) []byte {
-	b := make([]byte, 0x600)
-	copy(b, "MZ")
-	b[0x3c] = 0x40
-	copy(b[0x40:], "PE\x00\x00")
-	b[0x46] = 1
-	b[0x54] = 240
-	copy(b[0x58:], []byte{0x0b, 0x02})
-	for at, v := range map[int]byte{32: 0x10, 36: 0x02, 60: 0x04} { // alignments and size of headers
-		b[0x58+at+1] = v
-	}
-	b[0x58+108] = 16 // directories
-	s := b[0x58+240:]
-	copy(s, ".text")
-	s[9], s[13], s[17], s[21] = 0x02, 0x10, 0x02, 0x04
-	copy(b[0x400:], content)
-	return b
-}
-
 func image(t *testing.T, change func([]uki.Section) []uki.Section) []byte {
 	t.Helper()
-	list := []uki.Section{{Name: ".osrel", Data: []byte("ID=x\n")}, {Name: ".cmdline", Data: []byte("quiet")}, {Name: ".initrd", Data: []byte("initrd")}, {Name: ".linux", Data: program("kernel")}}
-	b, err := uki.Write(program("stub"), change(list), 0)
+	list := []uki.Section{{Name: ".osrel", Data: []byte("ID=x\n")}, {Name: ".cmdline", Data: []byte("quiet")}, {Name: ".initrd", Data: []byte("initrd")}, {Name: ".linux", Data: ukitest.Program("kernel")}}
+	b, err := uki.Write(ukitest.Program("stub"), change(list), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +269,7 @@ func TestEachRegisterIsOfItsParts(t *testing.T) {
 	t.Parallel()
 	same := func(s []uki.Section) []uki.Section { return s }
 	base, steps, err := Predict(sha256.New, image(t, same), 252)
-	if err != nil || len(base) != 3 || len(steps) != 4+2+8 || !bytes.Equal(steps[3].Value, base[4]) {
+	if err != nil || len(base) != 5 || len(steps) != 4+2+8 || !bytes.Equal(steps[3].Value, base[4]) {
 		t.Fatalf("%d registers, %d steps, %v", len(base), len(steps), err)
 	}
 	var inputs []string
@@ -306,7 +287,7 @@ func TestEachRegisterIsOfItsParts(t *testing.T) {
 		"the same":     {252, same, map[int]bool{}},
 		"command line": {252, func(s []uki.Section) []uki.Section { s[1].Data = []byte("loud"); return s }, map[int]bool{4: true, 9: true, 11: true}},
 		"initrd":       {252, func(s []uki.Section) []uki.Section { s[2].Data = []byte("other"); return s }, map[int]bool{4: true, 9: true, 11: true}},
-		"kernel":       {252, func(s []uki.Section) []uki.Section { s[3].Data = program("other"); return s }, map[int]bool{4: true, 11: true}},
+		"kernel":       {252, func(s []uki.Section) []uki.Section { s[3].Data = ukitest.Program("other"); return s }, map[int]bool{4: true, 11: true}},
 		"uname":        {252, func(s []uki.Section) []uki.Section { return append(s, uki.Section{Name: ".uname", Data: []byte("6")}) }, map[int]bool{4: true}},
 		"stub 257":     {257, same, map[int]bool{9: true}},
 		"stub 259":     {259, same, map[int]bool{4: true, 9: true}},
@@ -320,6 +301,42 @@ func TestEachRegisterIsOfItsParts(t *testing.T) {
 				t.Errorf("%s: PCR %d differs: %t", name, pcr, differs)
 			}
 		}
+	}
+}
+
+func TestNothingIsBesideAnImage(t *testing.T) {
+	t.Parallel()
+	for bank, h := range banks() {
+		got, _, err := Predict(h, image(t, func(s []uki.Section) []uki.Section { return s }), 257)
+		if zeros := make([]byte, h().Size()); err != nil || !bytes.Equal(got[12], zeros) || !bytes.Equal(got[13], zeros) {
+			t.Errorf("%s: PCR 12 is %x, PCR 13 %x, %v", bank, got[12], got[13], err)
+		}
+	}
+}
+
+func TestAStubTellsItsRelease(t *testing.T) {
+	t.Parallel()
+	with := func(section, text string) []byte {
+		b, err := uki.Write(ukitest.Program("stub"), []uki.Section{{Name: section, Data: []byte(text)}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for text, want := range map[string]int{
+		"#### LoaderInfo: systemd-stub 252.39-1~deb12u2 ####": 252, "#### LoaderInfo: systemd-stub 257 ####": 257, "#### LoaderInfo: systemd-stub 1000 ####": 1000,
+		"#### LoaderInfo: systemd-boot 252 ####": 0, "#### LoaderInfo: systemd-stub 99999 ####": 0, "#### LoaderInfo: systemd-stub v25 ####": 0, "252": 0,
+	} {
+		got, err := StubRelease(with(".sdmagic", text))
+		if got != want || (want == 0) != errors.Is(err, ErrStub) {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+	}
+	if got, err := StubRelease(with(".other", "#### LoaderInfo: systemd-stub 252 ####")); !errors.Is(err, ErrStub) {
+		t.Errorf("in another section: %d, %v", got, err)
+	}
+	if got, err := StubRelease([]byte("MZ")); !errors.Is(err, pe.ErrImage) {
+		t.Errorf("no program: %d, %v", got, err)
 	}
 }
 
@@ -344,7 +361,7 @@ func TestImagesThatNobodyKnowsAreRefused(t *testing.T) {
 		want    error
 	}{
 		"an unknown stub": {image(t, same), 300, ErrStub}, "an older stub": {image(t, same), 251, ErrStub},
-		"no image": {[]byte("x"), 252, pe.ErrImage}, "a stub": {program("stub"), 252, ErrSections},
+		"no image": {[]byte("x"), 252, pe.ErrImage}, "a stub": {ukitest.Program("stub"), 252, ErrSections},
 		"no kernel": {image(t, without(3)), 252, ErrSections}, "no command line": {image(t, without(1)), 252, ErrSections},
 		"no initrd": {image(t, without(2)), 252, ErrSections}, "no os-release": {image(t, without(0)), 252, ErrSections},
 		"microcode": {image(t, with(".ucode")), 259, ErrSections}, "a signed policy": {image(t, with(".pcrsig")), 259, ErrSections},
@@ -361,7 +378,7 @@ func TestImagesThatNobodyKnowsAreRefused(t *testing.T) {
 func TestADirectBootIsOfItsParts(t *testing.T) {
 	t.Parallel()
 	boot := func() direct.Boot {
-		return direct.Boot{Kernel: program("kernel"), Initrd: true, InitrdSize: 6, Cmdline: "quiet", EDK2: 202511, QEMU: 1100}
+		return direct.Boot{Kernel: ukitest.Program("kernel"), Initrd: true, InitrdSize: 6, Cmdline: "quiet", EDK2: 202511, QEMU: 1100}
 	}
 	base, steps, err := Direct(sha256.New, boot(), []byte("initrd"))
 	if err != nil || len(base) != 2 || len(steps) != 5 || !bytes.Equal(steps[4].Value, base[9]) || !bytes.Equal(steps[2].Value, base[4]) {
@@ -373,7 +390,7 @@ func TestADirectBootIsOfItsParts(t *testing.T) {
 		differ map[int]bool
 	}{
 		"the same":     {func(*direct.Boot) {}, "initrd", map[int]bool{}},
-		"kernel":       {func(b *direct.Boot) { b.Kernel = program("other") }, "initrd", map[int]bool{4: true}},
+		"kernel":       {func(b *direct.Boot) { b.Kernel = ukitest.Program("other") }, "initrd", map[int]bool{4: true}},
 		"command line": {func(b *direct.Boot) { b.Cmdline = "loud" }, "initrd", map[int]bool{9: true}},
 		"initrd":       {func(*direct.Boot) {}, "INITRD", map[int]bool{9: true}},
 		"firmware":     {func(b *direct.Boot) { b.EDK2 = 202505 }, "initrd", map[int]bool{9: true}},
@@ -404,14 +421,14 @@ func TestDirectBootsThatContradictThemselvesAreRefused(t *testing.T) {
 		initrd []byte
 		want   error
 	}{
-		"an initrd too many":   {direct.Boot{Kernel: program(""), EDK2: 202511, QEMU: 1100}, []byte("x"), direct.ErrConfig},
-		"no initrd":            {direct.Boot{Kernel: program(""), EDK2: 202511, QEMU: 1100, Initrd: true}, nil, direct.ErrConfig},
-		"another size":         {direct.Boot{Kernel: program(""), EDK2: 202511, QEMU: 1100, Initrd: true, InitrdSize: 2}, []byte("x"), direct.ErrConfig},
+		"an initrd too many":   {direct.Boot{Kernel: ukitest.Program(""), EDK2: 202511, QEMU: 1100}, []byte("x"), direct.ErrConfig},
+		"no initrd":            {direct.Boot{Kernel: ukitest.Program(""), EDK2: 202511, QEMU: 1100, Initrd: true}, nil, direct.ErrConfig},
+		"another size":         {direct.Boot{Kernel: ukitest.Program(""), EDK2: 202511, QEMU: 1100, Initrd: true, InitrdSize: 2}, []byte("x"), direct.ErrConfig},
 		"no kernel":            {direct.Boot{EDK2: 202511, QEMU: 1100}, nil, pe.ErrImage},
-		"no release":           {direct.Boot{Kernel: program("")}, nil, direct.ErrConfig},
-		"an unknown machine":   {direct.Boot{Kernel: program(""), EDK2: 202211, QEMU: 702}, nil, direct.ErrPatched},
-		"no kernel to change":  {direct.Boot{Kernel: program(""), EDK2: 202211, QEMU: 702, Memory: 1 << 30}, nil, direct.ErrConfig},
-		"an old kernel loader": {direct.Boot{Kernel: program(""), EDK2: 202411, QEMU: 1100, Memory: 1 << 30}, nil, direct.ErrConfig},
+		"no release":           {direct.Boot{Kernel: ukitest.Program("")}, nil, direct.ErrConfig},
+		"an unknown machine":   {direct.Boot{Kernel: ukitest.Program(""), EDK2: 202211, QEMU: 702}, nil, direct.ErrPatched},
+		"no kernel to change":  {direct.Boot{Kernel: ukitest.Program(""), EDK2: 202211, QEMU: 702, Memory: 1 << 30}, nil, direct.ErrConfig},
+		"an old kernel loader": {direct.Boot{Kernel: ukitest.Program(""), EDK2: 202411, QEMU: 1100, Memory: 1 << 30}, nil, direct.ErrConfig},
 	} {
 		if values, _, err := Direct(sha256.New, tc.boot, tc.initrd); !errors.Is(err, tc.want) || values != nil {
 			t.Errorf("%s: %d values, %v", name, len(values), err)
@@ -454,7 +471,7 @@ func TestPoliciesNameTheirRegisters(t *testing.T) {
 }
 
 func FuzzPredict(f *testing.F) {
-	f.Add(program("stub"))
+	f.Add(ukitest.Program("stub"))
 	f.Add([]byte("MZ"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		values, steps, err := Predict(sha256.New, b, 257)
