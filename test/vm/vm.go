@@ -14,11 +14,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/profile"
 	"cocoon/mkimage/qemu"
 )
 
@@ -45,6 +47,8 @@ type Options struct {
 	// Accel is the accelerator; empty means emulation. Use qemu.Accel to ask for
 	// the best one that works.
 	Accel string
+	// Firmware starts an image that boots itself. Its command line is in the image.
+	Firmware string
 	// Root replaces the disk with the root, in an image that has one.
 	Root string
 	// Disks become virtio block devices, in order.
@@ -74,7 +78,11 @@ func Start(ctx context.Context, dir string, o Options) (*Guest, error) {
 		return nil, err
 	}
 	c := image.Machine(dir, m)
-	c.Cmdline = strings.Join(append([]string{cmp.Or(o.Cmdline, c.Cmdline)}, o.Append...), " ")
+	if c.Firmware = o.Firmware; c.Firmware == "" {
+		c.Cmdline = strings.Join(append([]string{cmp.Or(o.Cmdline, c.Cmdline)}, o.Append...), " ")
+	} else {
+		c.Disks = []qemu.Disk{{File: filepath.Join(dir, image.DiskFile(profile.Raw)), ReadOnly: true}}
+	}
 	c.CPUs, c.Accel, c.Channels, c.Extra = o.CPUs, o.Accel, o.Channels, o.Extra
 	c.Disks = append(c.Disks, o.Disks...)
 	if o.Root != "" {

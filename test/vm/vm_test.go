@@ -104,6 +104,13 @@ func build(t *testing.T, p profile.Profile, binary, first string) string {
 		t.Fatal(err)
 	}
 	in := image.Inputs{Profile: p, KernelDeb: deb, KernelSHA256: k.SHA256, Binary: binary, First: first}
+	if p.Stub != "" {
+		stub, k, err := l.Package(t.Context(), lockFile, p.Stub, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.StubDeb, in.StubSHA256 = stub, k.SHA256
+	}
 	if _, err := image.Build(t.Context(), in, dir, t.Logf); err != nil {
 		t.Fatal(err)
 	}
@@ -213,15 +220,21 @@ func attestsByTPM(t *testing.T, dir string) {
 	for _, device := range []string{"tpm-crb", "tpm-tis"} {
 		g := boot(t, dir, vm.Options{
 			Append: []string{"testguest.mode=tpm"},
-			Extra: []string{
-				"-chardev", "socket,id=tpm,path=" + tpmtest.StartControlled(t), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device + ",tpmdev=tpm0",
-			},
+			Extra:  softwareTPM(t, device),
 		})
 		expect(t, g, "attestation by the TPM")
 		powersOff(t, g)
 		if !strings.Contains(g.Console(), "PASS attestation by the TPM") {
 			t.Errorf("%s:\n%s", device, g.Console())
 		}
+	}
+}
+
+// softwareTPM returns the arguments of QEMU for a new TPM behind a device.
+func softwareTPM(t *testing.T, device string) []string {
+	t.Helper()
+	return []string{
+		"-chardev", "socket,id=tpm,path=" + tpmtest.StartControlled(t), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device + ",tpmdev=tpm0",
 	}
 }
 

@@ -90,6 +90,9 @@ func verify(ctx context.Context, dir string, evidence json.RawMessage, b as.Bind
 	if err := json.Unmarshal(evidence, &e); err != nil {
 		return err
 	}
+	for i, v := range e.Quote.PCRs {
+		fmt.Printf("PCR %d %s\n", i, v)
+	}
 	key := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: e.AKPublic})
 	if err := os.WriteFile(filepath.Join(dir, "ak.pub"), key, 0o600); err != nil {
 		return err
