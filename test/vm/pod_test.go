@@ -245,9 +245,10 @@ func (p *pod) resident() int {
 }
 
 // TestAPodUnderLoad drives the real guest as a shim would: containers on a disk
-// of the host, and everything that a shim asks for, much of it at once.
+// of the host, and everything that a shim asks for, much of it at once. Not
+// parallel: a call of a shim may take a minute, which under emulation is little
+// beside a second machine.
 func TestAPodUnderLoad(t *testing.T) {
-	t.Parallel()
 	needMachine(t)
 	p := startPod(t, disk("root", 1, rootDisk(t))...)
 	ctx, cancel := context.WithTimeout(t.Context(), podLimit)
