@@ -4,17 +4,21 @@
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"cocoon/internal/bounded"
+	"cocoon/internal/initdata"
 	"cocoon/measurements/ovmf"
 	"cocoon/measurements/shim"
 	"cocoon/mkimage/image"
@@ -30,7 +34,7 @@ var errFlags = errors.New("wrong options")
 type input struct {
 	firmware, cmdline, format string
 	shims, agent              []string
-	params                    string
+	params, initdata          string
 	explain                   bool
 }
 
@@ -44,8 +48,25 @@ func (in *input) flags(f *pflag.FlagSet) {
 }
 
 func (in *input) outputFlags(f *pflag.FlagSet) {
-	f.StringVar(&in.format, "format", "table", "table, json, or reference: an object of reference values for trustee reference set")
-	f.BoolVar(&in.explain, "explain", false, "show how the value came about, step by step")
+	f.StringVar(&in.initdata, "initdata", "", "initdata document of a pod, for the register that confirms it as well")
+	f.StringVar(&in.format, "format", "table", strings.Join(slices.Sorted(maps.Keys(formats())), ", ")+"; reference is for trustee reference set")
+	f.BoolVar(&in.explain, "explain", false, "show how the value came about, step by step; html always does")
+}
+
+// run predicts and writes in the format that was asked for.
+func (in *input) run(predict func(dir string) (*report, error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		write, ok := formats()[in.format]
+		if !ok {
+			return fmt.Errorf("%w: --format %.20q, want %s", errFlags, in.format, strings.Join(slices.Sorted(maps.Keys(formats())), ", "))
+		}
+		in.explain = in.explain || in.format == formatHTML
+		r, err := predict(args[0])
+		if err != nil {
+			return err
+		}
+		return write(cmd.OutOrStdout(), r)
+	}
 }
 
 // guest is an image, and the command lines that it may be launched with.
@@ -53,7 +74,9 @@ type guest struct {
 	dir      string
 	man      *manifest.Manifest
 	firmware *ovmf.Image
-	lines    []line
+	// loader is the firmware as a file.
+	loader *manifest.File
+	lines  []line
 }
 
 // line is a command line and who composes it.
@@ -78,15 +101,14 @@ func (in *input) load(dir, tee string) (*guest, error) {
 	if g.firmware, err = ovmf.Parse(raw); err != nil {
 		return nil, fmt.Errorf("firmware %q: %w", in.firmware, err)
 	}
+	loader := manifest.Describe("firmware", filepath.Base(in.firmware), raw)
+	g.loader = &loader
 	g.lines, err = in.commandLines(g.man)
 	return g, err
 }
 
 // open reads and checks the image.
 func (in *input) open(dir, tee string) (*guest, error) {
-	if !slices.Contains([]string{formatTable, formatJSON, formatReference}, in.format) {
-		return nil, fmt.Errorf("%w: --format %q", errFlags, in.format)
-	}
 	m, err := image.Open(dir)
 	if err != nil {
 		return nil, err
@@ -129,6 +151,45 @@ func (in *input) commandLines(m *manifest.Manifest) ([]line, error) {
 		return nil, fmt.Errorf("%w: neither --shim nor --cmdline", errFlags)
 	}
 	return lines, nil
+}
+
+// report is an empty one of the guest.
+func (g *guest) report() *report { return &report{image: g.man, firmware: g.loader} }
+
+// document is the initdata that was named, nil if none was.
+func (in *input) document() (*initdata.Document, error) {
+	if in.initdata == "" {
+		return nil, nil
+	}
+	raw, err := readFile(in.initdata, initdata.MaxDocument)
+	if err != nil {
+		return nil, err
+	}
+	d, err := initdata.Parse(raw, initdata.Options{AnyVersion: true})
+	if err != nil {
+		return nil, fmt.Errorf("initdata %q: %w", in.initdata, err)
+	}
+	return d, nil
+}
+
+// confirm adds to all results the register of a number of bytes that the host
+// has to fill with the digest of the owner's document.
+func (in *input) confirm(r *report, register string, size int) error {
+	d, err := in.document()
+	if d == nil || err != nil {
+		return err
+	}
+	value := hex.EncodeToString(initdata.Fit(d.Digest(), size))
+	for i := range r.results {
+		res := &r.results[i]
+		res.Values = append(res.Values, pair{register, value})
+		if in.explain {
+			res.Steps = append(res.Steps, step{
+				Of: register, Input: "initdata", What: "initdata, by its own algorithm " + d.Algorithm, Digest: hex.EncodeToString(d.Digest()),
+			})
+		}
+	}
+	return nil
 }
 
 // output returns the content of an output of the image, whose digest image.Open

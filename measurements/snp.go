@@ -6,11 +6,18 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cocoon/measurements/snp"
 	"cocoon/mkimage/image"
+)
+
+// HOST_DATA of a report: the name of its reference value, and its size in bytes.
+const (
+	hostData     = "snp_host_data"
+	hostDataSize = 32
 )
 
 type snpFlags struct {
@@ -27,14 +34,8 @@ func snpCommand() *cobra.Command {
 		Use:   "snp IMAGE --firmware FILE",
 		Short: "launch digests of AMD SEV-SNP, for each number of processors",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := f.predict(args[0])
-			if err != nil {
-				return err
-			}
-			return f.write(cmd.OutOrStdout(), all)
-		},
 	}
+	c.RunE = f.run(f.predict)
 	fl := c.Flags()
 	f.flags(fl)
 	fl.IntVar(&f.cpus, "vcpus", 32, "the largest number of processors")
@@ -46,7 +47,7 @@ func snpCommand() *cobra.Command {
 
 // predict returns a result for each command line, set of features and number
 // of processors.
-func (f *snpFlags) predict(dir string) ([]result, error) {
+func (f *snpFlags) predict(dir string) (*report, error) {
 	g, err := f.load(dir, "snp")
 	if err != nil {
 		return nil, err
@@ -59,21 +60,35 @@ func (f *snpFlags) predict(dir string) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []result
+	out := g.report()
 	for _, l := range g.lines {
+		kernel.Cmdline, cfg.Kernel = l.Cmdline, kernel
 		for _, features := range f.features {
-			kernel.Cmdline, cfg.Kernel, cfg.Features = l.Cmdline, kernel, uint64(features)
-			digests, steps, err := snp.Launch(cfg, f.cpus)
+			cfg.Features = uint64(features)
+			all, err := f.launches(cfg, l)
 			if err != nil {
 				return nil, err
 			}
-			for i, d := range digests {
-				r := result{line: l, With: []pair{{"vcpus", fmt.Sprint(i + 1)}, {"features", fmt.Sprintf("%#x", features)}}, Values: []pair{{"snp_launch_measurement", fmt.Sprintf("%x", d)}}}
-				if f.explain {
-					r.Steps = launchSteps(steps[:len(steps)-len(digests)+i+1])
-				}
-				all = append(all, r)
-			}
+			out.results = append(out.results, all...)
+		}
+	}
+	return out, f.confirm(out, hostData, hostDataSize)
+}
+
+// launches returns a result for each number of processors.
+func (f *snpFlags) launches(cfg snp.Config, l line) ([]result, error) {
+	digests, steps, err := snp.Launch(cfg, f.cpus)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]result, len(digests))
+	for i, d := range digests {
+		r := &all[i]
+		r.line = l
+		r.With = []pair{{"vcpus", fmt.Sprint(i + 1)}, {"features", fmt.Sprintf("%#x", cfg.Features)}}
+		r.Values = []pair{{"snp_launch_measurement", fmt.Sprintf("%x", d)}}
+		if f.explain {
+			r.Steps = append(hashSteps(cfg.Kernel), launchSteps(steps[:len(steps)-len(digests)+i+1])...)
 		}
 	}
 	return all, nil
@@ -92,10 +107,24 @@ func (g *guest) kernel() (*snp.Kernel, error) {
 	return &k, nil
 }
 
+// hashSteps are what the page of hashes holds.
+func hashSteps(k *snp.Kernel) []step {
+	line := sha256.Sum256([]byte(k.Cmdline + "\x00"))
+	return []step{
+		{Of: "hashes", Input: "kernel", What: "kernel, SHA-256", Digest: fmt.Sprintf("%x", k.Kernel)},
+		{Of: "hashes", Input: "initrd", What: "initrd, SHA-256", Digest: fmt.Sprintf("%x", k.Initrd)},
+		{Of: "hashes", Input: "cmdline", What: "command line with a zero at its end, SHA-256", Digest: fmt.Sprintf("%x", line)},
+	}
+}
+
 func launchSteps(steps []snp.Step) []step {
 	var out []step
 	for _, s := range steps {
-		out = append(out, step{Of: "launch", What: fmt.Sprintf("%s, %d pages at %#x", s.What, s.Pages, s.GPA), Digest: fmt.Sprintf("%x", s.Digest)})
+		input := ""
+		if strings.HasPrefix(s.What, "firmware") {
+			input = "firmware"
+		}
+		out = append(out, step{Of: "launch", Input: input, What: fmt.Sprintf("%s, %d pages at %#x", s.What, s.Pages, s.GPA), Digest: fmt.Sprintf("%x", s.Digest)})
 	}
 	return out
 }

@@ -16,6 +16,12 @@ import (
 // maxMemory is in MiB: what 52 bits address.
 const maxMemory = 1 << 32
 
+// MRCONFIGID of a quote: the name of its reference value, and its size in bytes.
+const (
+	configID     = "mr_config_id"
+	configIDSize = 48
+)
+
 type tdxFlags struct {
 	input
 	edk2, qemu int
@@ -29,14 +35,8 @@ func tdxCommand() *cobra.Command {
 		Use:   "tdx IMAGE --firmware FILE --edk2 YYYYMM --qemu VERSION",
 		Short: "MRTD, RTMR1 and RTMR2 of Intel TDX",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := f.predict(args[0])
-			if err != nil {
-				return err
-			}
-			return f.write(cmd.OutOrStdout(), all)
-		},
 	}
+	c.RunE = f.run(f.predict)
 	fl := c.Flags()
 	f.flags(fl)
 	fl.IntVar(&f.edk2, "edk2", 0, "release of edk2 that the firmware is built from, such as 202511 (required)")
@@ -46,7 +46,7 @@ func tdxCommand() *cobra.Command {
 	return c
 }
 
-func (f *tdxFlags) predict(dir string) ([]result, error) {
+func (f *tdxFlags) predict(dir string) (*report, error) {
 	g, err := f.load(dir, "tdx")
 	if err != nil {
 		return nil, err
@@ -72,16 +72,19 @@ func (f *tdxFlags) predict(dir string) ([]result, error) {
 	}
 	digest := tdx.Register(sha512.Sum384(initrd))
 	b.Initrd, b.InitrdSize = &digest, uint64(len(initrd))
-	var all []result
+	out := g.report()
 	for _, l := range g.lines {
 		r, err := f.registers(b, l)
 		if err != nil {
 			return nil, err
 		}
 		r.Values = append([]pair{{"mr_td", fmt.Sprintf("%x", mrtd)}}, r.Values...)
-		all = append(all, r)
+		if f.explain {
+			r.Steps = append([]step{{Of: "mr_td", Input: "firmware", What: "pages of the firmware that the TDX module measures", Digest: r.Values[0].Value}}, r.Steps...)
+		}
+		out.results = append(out.results, r)
 	}
-	return all, nil
+	return out, f.confirm(out, configID, configIDSize)
 }
 
 // registers are those that depend on the command line, and RTMR1.
@@ -102,7 +105,7 @@ func (f *tdxFlags) registers(b tdx.Boot, l line) (result, error) {
 		r.Values = append(r.Values, pair{reg.name, fmt.Sprintf("%x", value)})
 		for _, s := range steps {
 			if f.explain {
-				r.Steps = append(r.Steps, step{Of: reg.name, What: s.What, Digest: fmt.Sprintf("%x", s.Digest)})
+				r.Steps = append(r.Steps, step{Of: reg.name, Input: s.Input, What: s.What, Digest: fmt.Sprintf("%x", s.Digest)})
 			}
 		}
 	}
