@@ -12,6 +12,7 @@ func Program(content string) []byte {
 	copy(b, "MZ")
 	b[0x3c] = 0x40
 	copy(b[0x40:], "PE\x00\x00")
+	b[0x44], b[0x45] = 0x64, 0x86 // x86-64
 	b[0x46], b[0x54] = 1, 240
 	copy(b[0x58:], []byte{0x0b, 0x02})
 	for at, v := range map[int]byte{32: 0x10, 36: 0x02, 60: 0x04} { // alignments and size of headers
