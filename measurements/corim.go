@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"cocoon/measurements/predict"
 )
 
 // Tags and numbers of draft-ietf-rats-corim, and digest algorithms of the IANA
@@ -112,7 +114,7 @@ func measured(name string, values []string) (measurement, error) {
 		if err != nil {
 			return m, fmt.Errorf("value %q of %s: %w", text, name, err)
 		}
-		raw := name == hostData || name == configID
+		raw := name == predict.HostData || name == predict.ConfigID
 		switch {
 		case !raw && len(b) == sha256.Size:
 			m.Values.Digests = append(m.Values.Digests, namedDigest{Algorithm: algSHA256, Value: b})

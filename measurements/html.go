@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"io"
 
+	"cocoon/measurements/predict"
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/manifest"
 )
@@ -26,13 +27,13 @@ type view struct {
 }
 
 type resultView struct {
-	result
+	predict.Result
 	ID    string
 	Steps []stepView
 }
 
 type stepView struct {
-	step
+	predict.Step
 	// Anchor is where the page shows what the digest is of, and Source what that is
 	// called; "" for what is the same for all images.
 	Anchor, Source string
@@ -51,9 +52,9 @@ func writeHTML(w io.Writer, r *report) error {
 func (r *report) view() view {
 	v := view{Image: r.image, Files: r.files(), Lists: r.references()}
 	for i, res := range r.results {
-		out := resultView{result: res, ID: fmt.Sprintf("launch-%d", i+1)}
+		out := resultView{Result: res, ID: fmt.Sprintf("launch-%d", i+1)}
 		for _, s := range res.Steps {
-			shown := stepView{step: s}
+			shown := stepView{Step: s}
 			shown.Anchor, shown.Source = v.source(s.Input, out.ID)
 			out.Steps = append(out.Steps, shown)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"cocoon/measurements/ovmf"
 	"cocoon/measurements/ovmf/ovmftest"
+	"cocoon/measurements/predict"
 	"cocoon/measurements/snp"
 	"cocoon/measurements/tdx"
 	"cocoon/measurements/vtpm"
@@ -95,7 +96,7 @@ func TestTheDigestIsOfTheImageUnderEachShim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []result
+	var all []predict.Result
 	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all) != 8 {
 		t.Fatalf("%d results, %v", len(all), err)
 	}

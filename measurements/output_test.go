@@ -18,6 +18,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/measurements/predict"
 	"cocoon/mkimage/image"
 	"cocoon/trustee/policy"
 	"cocoon/trustee/rvps/corim"
@@ -228,13 +229,13 @@ func aRegoSnippetHoldsForTheLaunchesOfTheImageOnly(t *testing.T, commands map[st
 }
 
 // predicted are the results of a command.
-func predicted(t *testing.T, args []string) []result {
+func predicted(t *testing.T, args []string) []predict.Result {
 	t.Helper()
 	out, err := run(t, append(slices.Clone(args), "--format", "json")...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []result
+	var all []predict.Result
 	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all) == 0 {
 		t.Fatalf("%d results, %v", len(all), err)
 	}
@@ -247,8 +248,8 @@ func TestValuesOfTwoLaunchesDoNotMixInRego(t *testing.T) {
 	args := []string{"tdx", dir, "--firmware", firmware, "--edk2", "202511", "--qemu", "1100"}
 	all := predicted(t, args)
 	other := predicted(t, append(args, "--two-pass", "--shim", "go"))
-	r := report{results: []result{all[0], other[0]}}
-	r.results[1].Values[2] = pair{"rtmr_2", "another"}
+	r := report{results: []predict.Result{all[0], other[0]}}
+	r.results[1].Values[2] = predict.Pair{Name: "rtmr_2", Value: "another"}
 	l, err := r.launches()
 	if err != nil || len(l.sets["tdx"]) != 2 {
 		t.Fatalf("%v, %v", l, err)
@@ -260,7 +261,7 @@ func TestValuesOfTwoLaunchesDoNotMixInRego(t *testing.T) {
 
 func TestWhatAFormatCannotSayIsRefused(t *testing.T) {
 	t.Parallel()
-	_, err := (&report{results: []result{{Values: []pair{{"cca_x", "00"}}}}}).launches()
+	_, err := (&report{results: []predict.Result{{Values: []predict.Pair{{Name: "cca_x", Value: "00"}}}}}).launches()
 	if !errors.Is(err, errFlags) || !strings.Contains(err.Error(), "cca_x") {
 		t.Errorf("claim that nobody has: %v", err)
 	}

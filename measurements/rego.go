@@ -10,6 +10,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"cocoon/measurements/predict"
 )
 
 // claim says where the verifiers put what a reference value is compared with.
@@ -22,9 +24,9 @@ func claimOf(name string) (claim, error) {
 	switch name {
 	case "snp_launch_measurement":
 		return claim{"snp", "input.snp.measurement"}, nil
-	case hostData:
+	case predict.HostData:
 		return claim{"snp", "input.init_data"}, nil
-	case "mr_td", "rtmr_1", "rtmr_2", configID:
+	case "mr_td", "rtmr_1", "rtmr_2", predict.ConfigID:
 		return claim{"tdx", "input.tdx.quote.body." + name}, nil
 	}
 	prefix, pcr, ok := strings.Cut(name, "_")

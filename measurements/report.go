@@ -4,10 +4,12 @@
 package main
 
 import (
-	"slices"
-
+	"cocoon/measurements/predict"
 	"cocoon/mkimage/manifest"
 )
+
+// errFlags is wrapped by errors about options that do not fit.
+var errFlags = predict.ErrOptions
 
 // report is all that a command found out about an image.
 type report struct {
@@ -15,43 +17,23 @@ type report struct {
 	// firmware is the file that was named, nil for a machine whose firmware counts
 	// for nothing.
 	firmware *manifest.File
-	results  []result
+	results  []predict.Result
 }
 
-// result is one prediction: values under the names of reference values.
-type result struct {
-	line
-	// With tells what else the values are for, such as the number of processors.
-	With   []pair `json:"with"`
-	Values []pair `json:"values"`
-	Steps  []step `json:"steps,omitempty"`
-}
-
-// pair is a name and what it is.
-type pair struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
-}
-
-// step is how a value came about.
-type step struct {
-	Of string `json:"of"`
-	// Input is what the digest is of: a name of the manifest's files, "firmware",
-	// "cmdline", "initdata", a section, or "" for what is the same for all images.
-	Input  string `json:"input,omitempty"`
-	What   string `json:"what"`
-	Digest string `json:"digest"`
-}
-
-// references are the values of all results, as lists: any of them is good.
-func (r *report) references() map[string][]string {
-	lists := map[string][]string{}
-	for _, res := range r.results {
-		for _, v := range res.Values {
-			if !slices.Contains(lists[v.Name], v.Value) {
-				lists[v.Name] = append(lists[v.Name], v.Value)
-			}
-		}
+// reportOf makes a report of the results for a guest.
+func reportOf(g *predict.Guest) func([]predict.Result, error) (*report, error) {
+	return func(results []predict.Result, err error) (*report, error) {
+		return &report{image: g.Image, firmware: g.Firmware, results: results}, err
 	}
-	return lists
+}
+
+func (r *report) references() map[string][]string { return predict.References(r.results) }
+
+// files are those that a measured guest is made of.
+func (r *report) files() []manifest.File {
+	files := append([]manifest.File(nil), r.image.Outputs...)
+	if r.firmware != nil {
+		files = append(files, *r.firmware)
+	}
+	return files
 }

@@ -6,7 +6,6 @@ package main
 import (
 	"io"
 
-	"cocoon/mkimage/manifest"
 	"cocoon/trustee/rvps/intoto"
 )
 
@@ -38,13 +37,4 @@ func writeStatement(w io.Writer, r *report) error {
 		s.Subject = append(s.Subject, subject{Name: f.File, Digest: map[string]string{"sha256": f.SHA256, "sha384": f.SHA384}})
 	}
 	return encode(w, s)
-}
-
-// files are those that a measured guest is made of.
-func (r *report) files() []manifest.File {
-	files := append([]manifest.File(nil), r.image.Outputs...)
-	if r.firmware != nil {
-		files = append(files, *r.firmware)
-	}
-	return files
 }

@@ -22,6 +22,7 @@ const epochVariable = "SOURCE_DATE_EPOCH"
 
 type buildFlags struct {
 	profile, lock, cache, out string
+	firmware                  string
 	dump                      bool
 	in                        image.Inputs
 }
@@ -41,6 +42,9 @@ func buildCommand() *cobra.Command {
 			}
 			m, err := image.Build(cmd.Context(), f.in, f.out, progress)
 			if err != nil {
+				return err
+			}
+			if err := f.writeReferences(m); err != nil {
 				return err
 			}
 			for _, o := range m.Outputs {
@@ -63,6 +67,7 @@ func buildCommand() *cobra.Command {
 	fl.StringVar(&f.in.Modules, "modules", "", "directory of the kernel's modules, named like its release")
 	fl.StringVar(&f.in.StubDeb, "stub-deb", "", "Debian package of systemd's stub, for images that boot themselves")
 	fl.StringVar(&f.in.Stub, "stub", "", "systemd's stub, instead of its package")
+	fl.StringVar(&f.firmware, "firmware", "", "firmware that the guest will be launched with, for the reference values that depend on it; no part of the image")
 	fl.StringVar(&f.in.Policy, "policy", "", "default agent policy; without it the guest refuses all until initdata brings one")
 	fl.StringVar(&f.in.CABundle, "ca-bundle", "", "PEM file of the TLS roots that the guest trusts")
 	fl.StringArrayVar(&f.in.Append, "append", nil, "word for the end of the kernel command line; may be repeated")
@@ -84,6 +89,9 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 		return fmt.Errorf("%w: --binary and --out are required", image.ErrInput)
 	}
 	if f.in.Profile, err = profile.Named(f.profile); err != nil {
+		return err
+	}
+	if err := f.checkFirmware(); err != nil {
 		return err
 	}
 	if v, ok := os.LookupEnv(epochVariable); ok {
