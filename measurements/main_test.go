@@ -55,7 +55,7 @@ func built(t *testing.T, name string) (dir, firmware string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Modules, p.OptionalModules = []string{"a"}, nil
+	p.Modules, p.OptionalModules, p.Compress = []string{"a"}, nil, false
 	if p.Layout.OnDisk() {
 		p.FirstModules, p.FirstOptionalModules = []string{"a"}, nil
 	}
@@ -232,6 +232,10 @@ func TestWhatCannotBePredictedIsRefused(t *testing.T) {
 	t.Parallel()
 	dir, firmware := built(t, "snp")
 	tdxDir, _ := built(t, "tdx")
+	unchecked := filepath.Join(t.TempDir(), "unchecked.fd")
+	if err := os.WriteFile(unchecked, ovmftest.Describing(ovmftest.ResetEIP, 0, ovmftest.Section{0x800000, 0x1000, 1}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
 		args []string
 		want string
@@ -240,6 +244,7 @@ func TestWhatCannotBePredictedIsRefused(t *testing.T) {
 		"no firmware":      {[]string{"snp", dir}, "--firmware is required"},
 		"firmware absent":  {[]string{"snp", dir, "--firmware", dir + "/absent"}, "absent"},
 		"no firmware it":   {[]string{"snp", dir, "--firmware", dir + "/kata.toml"}, "not of whole pages"},
+		"loads any kernel": {[]string{"snp", dir, "--firmware", unchecked}, "unchecked.fd\": the firmware does not check"},
 		"other TEE":        {[]string{"tdx", dir, "--firmware", firmware, "--edk2", "202511", "--qemu", "1100"}, "not for \"tdx\""},
 		"shim":             {[]string{"snp", dir, "--firmware", firmware, "--shim", "c"}, "want go or rs"},
 		"no shim":          {[]string{"snp", dir, "--firmware", firmware, "--shim", ""}, "neither --shim"},

@@ -56,7 +56,7 @@ func (g *Guest) SNP(o SNP) ([]Result, error) {
 			cfg.Features = features
 			results, err := launches(cfg, l, o)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("launch with firmware %q: %w", g.Firmware.File, err)
 			}
 			all = append(all, results...)
 		}
