@@ -69,9 +69,9 @@ func (g *Guest) LoadFirmware(file string) error {
 	return nil
 }
 
-// output returns the content of an output of the image, whose digest image.Open
-// has checked.
-func (g *Guest) output(name string) ([]byte, error) {
+// Output returns the content of an output of the image by its name, whose digest
+// image.Open has checked.
+func (g *Guest) Output(name string) ([]byte, error) {
 	f, err := g.Image.Output(name)
 	if err != nil {
 		return nil, err

@@ -39,24 +39,13 @@ func (l Launch) Lines(m *manifest.Manifest) ([]Line, error) {
 	if l.Cmdline != "" {
 		return []Line{{Shim: "given", Cmdline: l.Cmdline}}, nil
 	}
-	c := shim.Config{KernelParams: m.Cmdline + " " + l.Params, Agent: map[string]string{}}
-	for _, a := range l.Agent {
-		name, value, ok := strings.Cut(a, "=")
-		if !ok {
-			return nil, fmt.Errorf("%w: --agent %q is not NAME=VALUE", ErrOptions, a)
-		}
-		c.Agent[name] = value
-	}
-	if m.Verity != nil {
-		c.Extensions = [][2]string{{"cocoon", m.Verity.Text}}
+	c, err := l.Config(m)
+	if err != nil {
+		return nil, err
 	}
 	var lines []Line
 	for _, name := range l.Shims {
-		compose, ok := map[string]func(shim.Config) (string, error){"go": shim.Go, "rs": shim.Rust}[name]
-		if !ok {
-			return nil, fmt.Errorf("%w: --shim %q, want go or rs", ErrOptions, name)
-		}
-		text, err := compose(c)
+		text, err := Compose(name, c)
 		if err != nil {
 			return nil, err
 		}
@@ -66,4 +55,31 @@ func (l Launch) Lines(m *manifest.Manifest) ([]Line, error) {
 		return nil, fmt.Errorf("%w: neither --shim nor --cmdline", ErrOptions)
 	}
 	return lines, nil
+}
+
+// Config is what a shim is configured with for an image.
+func (l Launch) Config(m *manifest.Manifest) (shim.Config, error) {
+	c := shim.Config{KernelParams: m.Cmdline + " " + l.Params, Agent: map[string]string{}}
+	for _, a := range l.Agent {
+		name, value, ok := strings.Cut(a, "=")
+		if !ok {
+			return c, fmt.Errorf("%w: --agent %q is not NAME=VALUE", ErrOptions, a)
+		}
+		c.Agent[name] = value
+	}
+	if m.Verity != nil {
+		c.Extensions = [][2]string{{"cocoon", m.Verity.Text}}
+	}
+	return c, nil
+}
+
+// Compose is the command line that the shim go or rs makes of a configuration.
+func Compose(name string, c shim.Config) (string, error) {
+	switch name {
+	case "go":
+		return shim.Go(c)
+	case "rs":
+		return shim.Rust(c)
+	}
+	return "", fmt.Errorf("%w: --shim %q, want go or rs", ErrOptions, name)
 }

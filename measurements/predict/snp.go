@@ -86,7 +86,7 @@ func launches(cfg snp.Config, l Line, o SNP) ([]Result, error) {
 func (g *Guest) kernel() (*snp.Kernel, error) {
 	var k snp.Kernel
 	for name, to := range map[string]*[sha256.Size]byte{image.KernelName: &k.Kernel, image.InitrdName: &k.Initrd} {
-		raw, err := g.output(name)
+		raw, err := g.Output(name)
 		if err != nil {
 			return nil, err
 		}

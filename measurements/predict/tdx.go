@@ -41,10 +41,10 @@ func (g *Guest) TDX(o TDX) ([]Result, error) {
 		return nil, fmt.Errorf("memory of %d MiB, at most %d", o.Memory, maxMemory)
 	}
 	b := tdx.Boot{EDK2: o.EDK2, QEMU: o.QEMU, Memory: o.Memory << 20}
-	if b.Kernel, err = g.output(image.KernelName); err != nil {
+	if b.Kernel, err = g.Output(image.KernelName); err != nil {
 		return nil, err
 	}
-	initrd, err := g.output(image.InitrdName)
+	initrd, err := g.Output(image.InitrdName)
 	if err != nil {
 		return nil, err
 	}

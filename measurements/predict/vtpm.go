@@ -31,7 +31,7 @@ func DefaultVerifiers() []string { return []string{"snp", "tdx", "tpm"} }
 
 // VTPM returns the registers of the bank of SHA-256 after the machine has booted.
 func (g *Guest) VTPM(o VTPM) ([]Result, error) {
-	program, err := g.output(image.UKIName)
+	program, err := g.Output(image.UKIName)
 	if err != nil {
 		return nil, err
 	}

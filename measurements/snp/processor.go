@@ -43,6 +43,19 @@ func (p processor) names() []string {
 	return names
 }
 
+// Models are names of QEMU's models, one for each signature.
+func Models() []string {
+	var names []string
+	seen := map[uint32]bool{}
+	for _, p := range processors() {
+		if !seen[p.signature] {
+			seen[p.signature] = true
+			names = append(names, p.name)
+		}
+	}
+	return names
+}
+
 // SignatureOf returns that of a QEMU processor model, such as EPYC-v4 or
 // EPYC-Milan. "host" is whatever the host has.
 func SignatureOf(model string) (uint32, error) {

@@ -112,8 +112,9 @@ func (v TDX) Verify(ctx context.Context, evidence json.RawMessage, b as.Binding)
 	return o.claims(values), nil
 }
 
-// parse reads evidence in any of its forms.
-func parse(raw json.RawMessage, kind uint32) (e azvtpm.Evidence, err error) {
+// Parse reads evidence of a kind of hardware, azvtpm.SNP or azvtpm.TDX, in any of
+// its forms. Nothing of it is checked.
+func Parse(raw json.RawMessage, kind uint32) (e azvtpm.Evidence, err error) {
 	var head struct {
 		Version *int `json:"version"`
 	}
@@ -133,7 +134,7 @@ func parse(raw json.RawMessage, kind uint32) (e azvtpm.Evidence, err error) {
 func open(raw json.RawMessage, kind uint32, b as.Binding) (*opened, error) {
 	o := &opened{}
 	var err error
-	if o.Evidence, err = parse(raw, kind); err != nil {
+	if o.Evidence, err = Parse(raw, kind); err != nil {
 		return nil, fmt.Errorf("%w: %w", as.ErrEvidence, err)
 	}
 	if o.hcl, err = azvtpm.ParseHCL(o.HCL); err != nil {

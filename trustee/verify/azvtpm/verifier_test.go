@@ -310,7 +310,7 @@ func TestRealEvidenceVerifiesAndEachChangeIsNoticed(t *testing.T) {
 		if _, ok := tc.v.(TDX); ok {
 			kind = azvtpm.TDX
 		}
-		e, err := parse(raw, kind)
+		e, err := Parse(raw, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
