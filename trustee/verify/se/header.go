@@ -4,10 +4,7 @@
 package se
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -29,7 +26,7 @@ func readHeaders(folder string) ([][]byte, error) {
 	}
 	var all [][]byte
 	for _, name := range names {
-		raw, err := readFile(name, image.MaxHeader)
+		raw, err := bounded.ReadFile(name, image.MaxHeader)
 		if err != nil {
 			return nil, err
 		}
@@ -45,16 +42,4 @@ func readHeaders(folder string) ([][]byte, error) {
 // tagsOf are the digests and the tag of a header, as they are measured.
 func tagsOf(h *image.Header) []byte {
 	return slices.Concat(h.Content[:], h.Addresses[:], h.Tweaks[:], h.Tag[:])
-}
-
-func readFile(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := bounded.ReadAll(io.Reader(f), limit)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("read %q: %w", name, err)
-	}
-	return raw, nil
 }
