@@ -33,6 +33,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(snpCommand(), tdxCommand(), vtpmCommand())
+	root.AddCommand(snpCommand(), tdxCommand(), vtpmCommand(), seCommand())
 	return root
 }

@@ -15,6 +15,7 @@ import (
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/lock"
 	"cocoon/mkimage/profile"
+	"cocoon/mkimage/pvimg"
 )
 
 // epochVariable is the variable of the reproducible-builds specification.
@@ -24,6 +25,7 @@ type buildFlags struct {
 	profile, lock, cache, out string
 	dump                      bool
 	in                        image.Inputs
+	seal                      pvimg.Options
 }
 
 func buildCommand() *cobra.Command {
@@ -40,13 +42,10 @@ func buildCommand() *cobra.Command {
 				return err
 			}
 			m, err := image.Build(cmd.Context(), f.in, f.out, progress)
-			if err != nil {
-				return err
+			if err == nil && f.in.Profile.Layout == profile.SecureExecution {
+				m, err = sealBuilt(cmd, f.out, m, &f.seal)
 			}
-			for _, o := range m.Outputs {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", o.SHA256, o.File)
-			}
-			return nil
+			return report(cmd)(m, err)
 		},
 	}
 	fl := cmd.Flags()
@@ -66,6 +65,7 @@ func buildCommand() *cobra.Command {
 	fl.StringVar(&f.in.Policy, "policy", "", "default agent policy; without it the guest refuses all until initdata brings one")
 	fl.StringVar(&f.in.CABundle, "ca-bundle", "", "PEM file of the TLS roots that the guest trusts")
 	fl.StringArrayVar(&f.in.Append, "append", nil, "word for the end of the kernel command line; may be repeated")
+	sealFlags(fl, &f.seal)
 	fl.BoolVar(&f.in.Compress, "compress", false, "compress the initramfs: smaller, and slower to boot under emulation")
 	return cmd
 }
@@ -84,6 +84,9 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 		return fmt.Errorf("%w: --binary and --out are required", image.ErrInput)
 	}
 	if f.in.Profile, err = profile.Named(f.profile); err != nil {
+		return err
+	}
+	if err := checkSeal(f.in.Profile, &f.seal); err != nil {
 		return err
 	}
 	if v, ok := os.LookupEnv(epochVariable); ok {
