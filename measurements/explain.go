@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoon/internal/bounded"
 	"cocoon/measurements/explain"
 	"cocoon/measurements/predict"
 	"cocoon/mkimage/manifest"
@@ -69,7 +70,7 @@ func (f *explainFlags) explain(w io.Writer, evidence, dir string) error {
 	if !ok {
 		return fmt.Errorf("%w: --format %.20q, want table or json", errFlags, f.format)
 	}
-	raw, err := predict.ReadFile(evidence, explain.MaxEvidence)
+	raw, err := bounded.ReadFile(evidence, explain.MaxEvidence)
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (f *explainFlags) inputs(tee, dir string) (*explain.Inputs, error) {
 		return nil, err
 	}
 	if f.log != "" {
-		in.Log, err = predict.ReadFile(f.log, maxLog)
+		in.Log, err = bounded.ReadFile(f.log, maxLog)
 	}
 	return in, err
 }
@@ -141,7 +142,7 @@ func addFirmware(in *explain.Inputs, tee, name string) error {
 }
 
 func addFile(in *explain.Inputs, tee, name string) error {
-	raw, err := predict.ReadFile(name, maxFirmware)
+	raw, err := bounded.ReadFile(name, maxFirmware)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,9 @@ func (o *outputFlags) run(predict func(dir string) (*report, error)) func(*cobra
 		if err != nil {
 			return err
 		}
+		if r.image == nil && slices.Contains(ofImages(), o.format) {
+			return fmt.Errorf("%w: --format %s is about an image, %q is a part of one", errFlags, o.format, args[0])
+		}
 		for i := range r.results {
 			if !o.explain && o.format != formatHTML {
 				r.results[i].Steps = nil

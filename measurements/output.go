@@ -25,6 +25,9 @@ func formats() map[string]func(io.Writer, *report) error {
 	}
 }
 
+// ofImages are the formats that say what a whole image is made of.
+func ofImages() []string { return []string{"statement", "corim", "rego", formatHTML} }
+
 // writeTable is for people.
 func writeTable(w io.Writer, r *report) error {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -26,6 +26,8 @@ func claimOf(name string) (claim, error) {
 		return claim{"snp", "input.snp.measurement"}, nil
 	case predict.HostData:
 		return claim{"snp", "input.init_data"}, nil
+	case "tag":
+		return claim{"se", "input.se.tag"}, nil
 	case "mr_td", "rtmr_1", "rtmr_2", predict.ConfigID:
 		return claim{"tdx", "input.tdx.quote.body." + name}, nil
 	}

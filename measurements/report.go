@@ -13,6 +13,7 @@ var errFlags = predict.ErrOptions
 
 // report is all that a command found out about an image.
 type report struct {
+	// image is nil if only a part of one was given.
 	image *manifest.Manifest
 	// firmware is the file that was named, nil for a machine whose firmware counts
 	// for nothing.

@@ -15,6 +15,7 @@ import (
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/lock"
 	"cocoon/mkimage/profile"
+	"cocoon/mkimage/pvimg"
 )
 
 // epochVariable is the variable of the reproducible-builds specification.
@@ -25,6 +26,7 @@ type buildFlags struct {
 	firmware                  string
 	dump                      bool
 	in                        image.Inputs
+	seal                      pvimg.Options
 }
 
 func buildCommand() *cobra.Command {
@@ -41,16 +43,10 @@ func buildCommand() *cobra.Command {
 				return err
 			}
 			m, err := image.Build(cmd.Context(), f.in, f.out, progress)
-			if err != nil {
-				return err
+			if err == nil && f.in.Profile.Layout == profile.SecureExecution {
+				m, err = sealBuilt(cmd, f.out, m, &f.seal)
 			}
-			if err := f.writeReferences(m); err != nil {
-				return err
-			}
-			for _, o := range m.Outputs {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", o.SHA256, o.File)
-			}
-			return nil
+			return refer(cmd, f.out, f.firmware)(m, err)
 		},
 	}
 	fl := cmd.Flags()
@@ -71,6 +67,7 @@ func buildCommand() *cobra.Command {
 	fl.StringVar(&f.in.Policy, "policy", "", "default agent policy; without it the guest refuses all until initdata brings one")
 	fl.StringVar(&f.in.CABundle, "ca-bundle", "", "PEM file of the TLS roots that the guest trusts")
 	fl.StringArrayVar(&f.in.Append, "append", nil, "word for the end of the kernel command line; may be repeated")
+	sealFlags(fl, &f.seal)
 	fl.BoolVar(&f.in.Compress, "compress", false, "compress the initramfs: smaller, and slower to boot under emulation")
 	return cmd
 }
@@ -91,7 +88,7 @@ func (f *buildFlags) resolve(cmd *cobra.Command) error {
 	if f.in.Profile, err = profile.Named(f.profile); err != nil {
 		return err
 	}
-	if err := f.checkFirmware(); err != nil {
+	if err := errors.Join(f.checkFirmware(), checkSeal(f.in.Profile, &f.seal)); err != nil {
 		return err
 	}
 	if v, ok := os.LookupEnv(epochVariable); ok {

@@ -75,6 +75,11 @@ func describeImage(dir string) (description, error) {
 	if m.Verity != nil {
 		f["root hash"] = m.Verity.RootHash
 	}
+	if h, err := image.SEHeader(dir, m); err == nil {
+		f["tag"] = fmt.Sprintf("%x", h.Tag)
+	} else if !errors.Is(err, image.ErrUnsealed) {
+		return description{}, err
+	}
 	entries, err := image.Root(dir, m)
 	if err != nil {
 		return description{}, err
@@ -126,6 +131,7 @@ func registers() []register {
 		{"tdx", "TDX RTMR1", []string{"output kernel"}},
 		{"tdx", "TDX RTMR2", []string{"output initrd", "command line"}},
 		{"vtpm", "PCR 4, 9 and 11 of the TPM", []string{"output uki"}},
+		{"se", "the tag of Secure Execution", []string{"output kernel", "output initrd", "command line", "tag"}},
 	}
 }
 

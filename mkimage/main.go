@@ -32,7 +32,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(buildCommand(), lockCommand(), inspectCommand(), diffCommand(), bootCommand(), profilesCommand())
+	root.AddCommand(buildCommand(), lockCommand(), inspectCommand(), diffCommand(), bootCommand(), profilesCommand(), sealCommand())
 	return root
 }
 

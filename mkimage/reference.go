@@ -32,19 +32,19 @@ func loaders() []int { return []int{202402, 202411, 202508} }
 
 // references are the values of an image under all of its TEEs, and with the
 // firmware that was named. It returns nothing for an image that no TEE measures.
-func (f *buildFlags) references(m *manifest.Manifest) (map[string][]string, error) {
+func references(dir, firmware string, m *manifest.Manifest) (map[string][]string, error) {
 	var all []predict.Result
 	for _, tee := range m.TEEs {
-		g, err := predict.Open(f.out, tee)
+		g, err := predict.Open(dir, tee)
 		if err != nil {
 			return nil, err
 		}
-		if f.firmware != "" {
-			if err := g.LoadFirmware(f.firmware); err != nil {
+		if firmware != "" {
+			if err := g.LoadFirmware(firmware); err != nil {
 				return nil, err
 			}
 		}
-		results, err := f.predict(g, tee)
+		results, err := predicted(g, tee)
 		if err != nil {
 			return nil, fmt.Errorf("reference values for %q: %w", tee, err)
 		}
@@ -53,10 +53,16 @@ func (f *buildFlags) references(m *manifest.Manifest) (map[string][]string, erro
 	return predict.References(all), nil
 }
 
-func (f *buildFlags) predict(g *predict.Guest, tee string) ([]predict.Result, error) {
+func predicted(g *predict.Guest, tee string) ([]predict.Result, error) {
 	switch tee {
 	case "vtpm":
 		return g.VTPM(predict.VTPM{Verifiers: predict.DefaultVerifiers()})
+	case "se":
+		results, err := g.SE()
+		if errors.Is(err, image.ErrUnsealed) {
+			return nil, nil // its header is not there yet
+		}
+		return results, err
 	case "tdx":
 		var all []predict.Result
 		for _, edk2 := range loaders() {
@@ -68,7 +74,7 @@ func (f *buildFlags) predict(g *predict.Guest, tee string) ([]predict.Result, er
 		}
 		return all, nil
 	case "snp":
-		if f.firmware == "" {
+		if g.Firmware == nil {
 			progress("reference values: none for snp, which measures the firmware with the rest: name it with --firmware, or see measurements snp")
 			return nil, nil
 		}
@@ -78,7 +84,7 @@ func (f *buildFlags) predict(g *predict.Guest, tee string) ([]predict.Result, er
 		}
 		return g.SNP(predict.SNP{Launch: predict.DefaultLaunch(), VCPUs: predict.DefaultVCPUs, Signature: signature, Features: []uint64{1}, VMM: snp.QEMU})
 	}
-	return nil, nil
+	return nil, errors.New("nothing is known of this TEE")
 }
 
 // checkFirmware refuses a firmware that would count for nothing, before anything
@@ -98,14 +104,14 @@ func (f *buildFlags) checkFirmware() error {
 
 // writeReferences lays the values beside the image that was built. An image whose
 // values cannot be told is none: its manifest is removed.
-func (f *buildFlags) writeReferences(m *manifest.Manifest) error {
-	file := filepath.Join(f.out, referenceFile)
+func writeReferences(dir, firmware string, m *manifest.Manifest) error {
+	file := filepath.Join(dir, referenceFile)
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the reference values of an older image: %w", err)
 	}
-	values, err := f.references(m)
+	values, err := references(dir, firmware, m)
 	if err != nil {
-		return errors.Join(err, os.Remove(filepath.Join(f.out, manifest.Name)))
+		return errors.Join(err, os.Remove(filepath.Join(dir, manifest.Name)))
 	}
 	if len(values) == 0 {
 		return nil

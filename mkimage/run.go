@@ -16,6 +16,7 @@ import (
 
 	"cocoon/mkimage/image"
 	"cocoon/mkimage/manifest"
+	"cocoon/mkimage/profile"
 	"cocoon/mkimage/qemu"
 	"cocoon/rootfs/recipe"
 )
@@ -36,6 +37,9 @@ func inspectCommand() *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "profile %s, kernel %s\ncommand line %s\n", m.Profile, m.Release, m.Cmdline)
+			if err := inspectHeader(out, args[0], m); err != nil {
+				return err
+			}
 			for _, o := range m.Outputs {
 				fmt.Fprintf(out, "%s %10d  %s\n", o.SHA256, o.Size, o.File)
 			}
@@ -81,6 +85,9 @@ func bootCommand() *cobra.Command {
 			m, err := image.Open(args[0])
 			if err != nil {
 				return err
+			}
+			if m.Layout == string(profile.SecureExecution) {
+				return fmt.Errorf("%w: an image for Secure Execution starts on IBM Z only", image.ErrInput)
 			}
 			c, err := f.machine(args[0], m)
 			if err != nil {

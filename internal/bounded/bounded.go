@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 )
 
 // ErrTooLarge is returned when a sender offers more bytes than allowed.
@@ -26,6 +27,19 @@ func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	}
 	if int64(len(b)) > limit {
 		return nil, fmt.Errorf("more than %d bytes: %w", limit, ErrTooLarge)
+	}
+	return b, nil
+}
+
+// ReadFile reads a file as ReadAll does, without trust in the size that it has.
+func ReadFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := ReadAll(f, limit)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read %q: %w", name, err)
 	}
 	return b, nil
 }

@@ -6,6 +6,8 @@ package bounded_test
 import (
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -32,6 +34,12 @@ func TestDataUpToTheLimitPassesAndOneByteMoreFails(t *testing.T) {
 			t.Parallel()
 			got, err := bounded.ReadAll(strings.NewReader(tc.in), tc.limit)
 			check(t, "ReadAll", got, err, tc.in, tc.fails)
+			name := filepath.Join(t.TempDir(), "file")
+			if err := os.WriteFile(name, []byte(tc.in), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, err = bounded.ReadFile(name, tc.limit)
+			check(t, "ReadFile", got, err, tc.in, tc.fails)
 			got, err = io.ReadAll(bounded.Reader(strings.NewReader(tc.in), tc.limit))
 			if tc.fails {
 				got = nil
@@ -67,5 +75,16 @@ func TestAReadErrorIsKept(t *testing.T) {
 	}
 	if _, err := io.ReadAll(bounded.Reader(iotest.ErrReader(boom), 10)); !errors.Is(err, boom) {
 		t.Errorf("got %v, want the reader's own error", err)
+	}
+}
+
+func TestAFileThatIsNotThereIsNamed(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "none")
+	if b, err := bounded.ReadFile(name, 1); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), name) {
+		t.Errorf("%q, %v", b, err)
+	}
+	if b, err := bounded.ReadFile(t.TempDir(), 1); err == nil {
+		t.Errorf("of a directory: %q", b)
 	}
 }

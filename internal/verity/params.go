@@ -2,12 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package verity speaks of dm-verity: it makes the hash tree that the kernel
-// checks blocks against, and the table by which the kernel is told of one.
+// checks blocks against, and the table by which the kernel is told of one. Tree
+// and superblock are those of cryptsetup's veritysetup, version 1 of its format.
 //
 // Trust boundary. Parameters come from the host, in a request that the policy
 // has allowed; only the root hash makes the data on a disk more than the host's
 // word, and only if the policy pins it. The data and the tree need no trust:
-// the kernel checks every block when it is read.
+// the kernel checks every block when it is read. What a superblock says is a
+// claim.
 package verity
 
 import (

@@ -5,7 +5,6 @@ package verity
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"hash"
 	"io"
@@ -15,9 +14,6 @@ import (
 
 // readBlocks is how many blocks are read at once.
 const readBlocks = 32
-
-// superblockSize is what stands before the tree, padded to a block.
-const superblockSize = 512
 
 // Build reads p.DataBlocks blocks from data and returns the tree as it stands
 // on a device, the root's level first, and sets p.RootHash. It keeps the tree
@@ -84,21 +80,4 @@ func (b builder) hashAll(r io.Reader, size, blocks uint64) ([]byte, error) {
 		out = append(out, make([]byte, b.block-rest)...)
 	}
 	return out, nil
-}
-
-// Superblock returns what stands at the beginning of the hash area, a whole
-// block of it, in version 1 of the format. uuid is the owner's choice.
-func (p Params) Superblock(uuid [16]byte) []byte {
-	b := make([]byte, max(superblockSize, p.HashBlock))
-	copy(b, "verity\x00\x00")
-	binary.LittleEndian.PutUint32(b[8:], 1)  // version
-	binary.LittleEndian.PutUint32(b[12:], 1) // hash type: salt first
-	copy(b[16:32], uuid[:])
-	copy(b[32:64], p.Algorithm)
-	binary.LittleEndian.PutUint32(b[64:], uint32(p.DataBlock))
-	binary.LittleEndian.PutUint32(b[68:], uint32(p.HashBlock))
-	binary.LittleEndian.PutUint64(b[72:], p.DataBlocks)
-	binary.LittleEndian.PutUint16(b[80:], uint16(len(p.Salt)))
-	copy(b[88:88+maxSalt], p.Salt)
-	return b
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"cocoon/internal/bounded"
 	"cocoon/internal/initdata"
 )
 
@@ -24,7 +25,7 @@ func Document(file string) (*initdata.Document, error) {
 	if file == "" {
 		return nil, nil
 	}
-	raw, err := ReadFile(file, initdata.MaxDocument)
+	raw, err := bounded.ReadFile(file, initdata.MaxDocument)
 	if err != nil {
 		return nil, err
 	}

@@ -13,8 +13,6 @@ package predict
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,7 +55,7 @@ func Open(dir, tee string) (*Guest, error) {
 
 // LoadFirmware reads the firmware that the guest is launched with.
 func (g *Guest) LoadFirmware(file string) error {
-	raw, err := ReadFile(file, maxFirmware)
+	raw, err := bounded.ReadFile(file, maxFirmware)
 	if err != nil {
 		return err
 	}
@@ -76,18 +74,5 @@ func (g *Guest) Output(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ReadFile(filepath.Join(g.dir, f.File), f.Size)
-}
-
-// ReadFile reads a file of at most limit bytes.
-func ReadFile(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := bounded.ReadAll(io.Reader(f), limit)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("read %q: %w", name, err)
-	}
-	return raw, nil
+	return bounded.ReadFile(filepath.Join(g.dir, f.File), f.Size)
 }

@@ -14,6 +14,7 @@ package se
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -107,14 +108,14 @@ func sizeOf(b []byte) (int, error) {
 // an error: nobody could say which of them the machine takes.
 func Find(image []byte) (*Header, error) {
 	var found *Header
+	var almost error // why what has the mark of one is none
 	for at := 0; at < len(image); at += pageSize {
-		rest := image[at:]
-		size, err := sizeOf(rest)
-		if err != nil {
+		if !bytes.HasPrefix(image[at:], []byte(mark)) {
 			continue
 		}
-		h, err := Parse(rest[:size])
+		h, err := parseStart(image[at:])
 		if err != nil {
+			almost = cmp.Or(almost, fmt.Errorf("at %#x: %w", at, err))
 			continue
 		}
 		if found != nil {
@@ -122,8 +123,20 @@ func Find(image []byte) (*Header, error) {
 		}
 		found = h
 	}
+	if found == nil && almost != nil {
+		return nil, almost
+	}
 	if found == nil {
 		return nil, fmt.Errorf("in none of the pages of %d bytes: %w", len(image), ErrHeader)
 	}
 	return found, nil
+}
+
+// parseStart reads a header with which b begins.
+func parseStart(b []byte) (*Header, error) {
+	size, err := sizeOf(b)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(b[:size])
 }

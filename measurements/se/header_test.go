@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"cocoon/internal/sharedtest"
@@ -144,6 +145,17 @@ func TestTheHeaderOfAnImageIsFound(t *testing.T) {
 		if h, err := Find(b); !errors.Is(err, ErrHeader) {
 			t.Errorf("%s: %+v, %v", name, h, err)
 		}
+	}
+}
+
+// What looks like a header and is none is more of a help than that there is none.
+func TestTheReasonWhyAHeaderIsNoneIsTold(t *testing.T) {
+	t.Parallel()
+	image := make([]byte, 0x16000)
+	copy(image[0x14000:], header())
+	binary.BigEndian.PutUint32(image[0x14000+12:], MaxHeader+1)
+	if h, err := Find(image); !errors.Is(err, ErrHeader) || !strings.Contains(err.Error(), "at 0x14000: ") || !strings.Contains(err.Error(), "of 8193 bytes") {
+		t.Errorf("%+v, %v", h, err)
 	}
 }
 

@@ -90,6 +90,9 @@ func Build(ctx context.Context, in Inputs, dir string, progress Progress) (*mani
 	b.man.Guest, b.man.Layout, b.man.TEEs = in.Profile.GuestName(), string(in.Profile.Layout), in.Profile.TEEs
 	b.man.MemoryMiB = in.Profile.MemoryMiB
 	b.man.Cmdline = strings.Join(slices.Concat(in.Profile.Cmdline, in.Append), " ")
+	if err := checkCmdline(in.Profile, b.man.Cmdline); err != nil {
+		return nil, err
+	}
 	if err := b.collect(ctx); err != nil {
 		return nil, err
 	}
@@ -161,7 +164,7 @@ func (b *builder) collect(ctx context.Context) error {
 	}
 	b.root = recipe.Inputs{Profile: b.in.Profile.GuestName(), Epoch: b.in.Epoch}
 	var err error
-	if b.root.Binary, err = b.readInput("binary", b.in.Binary); err != nil {
+	if b.root.Binary, err = b.readProgram("binary", b.in.Binary); err != nil {
 		return err
 	}
 	if b.in.Profile.Layout == profile.Disk {
@@ -170,7 +173,7 @@ func (b *builder) collect(ctx context.Context) error {
 		}
 	}
 	if b.in.Profile.Layout.OnDisk() {
-		if b.first, err = b.readInput("first", b.in.First); err != nil {
+		if b.first, err = b.readProgram("first", b.in.First); err != nil {
 			return err
 		}
 	}
@@ -339,6 +342,13 @@ func (b *builder) write(dir string) error {
 	var outputs []output
 	if b.in.Profile.Layout != profile.Disk {
 		outputs = []output{{KernelName, KernelFile, b.kern.Image}, {InitrdName, InitrdFile, b.initrd}}
+		if b.in.Profile.Layout == profile.SecureExecution {
+			// One that is there was made of other parts.
+			if err := errors.Join(removeIfThere(filepath.Join(dir, SEFile)), removeIfThere(filepath.Join(dir, SEHeaderFile))); err != nil {
+				return fmt.Errorf("remove an older image: %w", err)
+			}
+			outputs = append(outputs, output{CmdlineName, CmdlineFile, []byte(b.man.Cmdline + "\n")})
+		}
 		if len(b.in.Profile.TEEs) > 0 {
 			outputs = append(outputs, output{DropInName, DropInFile, b.dropIn()})
 		}
@@ -348,6 +358,11 @@ func (b *builder) write(dir string) error {
 			return err
 		}
 	}
+	return b.finish(dir)
+}
+
+// finish writes what follows from the manifest, and the manifest last.
+func (b *builder) finish(dir string) error {
 	docs, err := release.Documents(&b.man)
 	if err != nil {
 		return err

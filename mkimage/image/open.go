@@ -126,7 +126,7 @@ func initramfs(dir string, m *manifest.Manifest) ([]recipe.Entry, error) {
 			return nil, err
 		}
 	}
-	return cpio.Read(bytes.NewReader(data))
+	return cpio.Read(data)
 }
 
 func decompress(data []byte) ([]byte, error) {

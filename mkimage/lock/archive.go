@@ -23,7 +23,8 @@ type archive struct {
 
 // archive returns where the package of src comes from. The machine's own
 // release is used as it is configured; backports get a configuration of their
-// own in the cache, so that nothing of the machine changes.
+// own in the cache, one for each architecture, so that nothing of the machine
+// changes.
 func (l *Locker) archive(ctx context.Context, src source) (*archive, error) {
 	a := &archive{Locker: l}
 	if !src.backports {
@@ -33,11 +34,11 @@ func (l *Locker) archive(ctx context.Context, src source) (*archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	line, err := backportsOf(string(out))
+	line, err := backportsOf(string(out), src.arch)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := filepath.Abs(filepath.Join(l.Cache, "apt"))
+	dir, err := filepath.Abs(filepath.Join(l.Cache, strings.TrimRight("apt-"+src.arch, "-")))
 	if err != nil {
 		return nil, err
 	}
@@ -45,10 +46,14 @@ func (l *Locker) archive(ctx context.Context, src source) (*archive, error) {
 	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "lists", "partial"), 0o755), os.MkdirAll(filepath.Join(dir, "cache"), 0o755), os.WriteFile(list, []byte(line), 0o644)); err != nil {
 		return nil, fmt.Errorf("configure the package manager for backports: %w", err)
 	}
-	for _, o := range []string{
+	options := []string{
 		"Dir::Etc::sourcelist=" + list, "Dir::Etc::sourceparts=-", "Dir::State::lists=" + dir + "/lists", "Dir::Cache=" + dir + "/cache",
 		"APT::Sandbox::User=root",
-	} {
+	}
+	if src.arch != "" {
+		options = append(options, "APT::Architecture="+src.arch, "APT::Architectures="+src.arch)
+	}
+	for _, o := range options {
 		a.options = append(a.options, "-o", o)
 	}
 	l.Progress("read the list of backports")
@@ -57,18 +62,26 @@ func (l *Locker) archive(ctx context.Context, src source) (*archive, error) {
 }
 
 // backportsOf makes the line of a source list for the backports of the release
-// that a list of "address release component" names first.
-func backportsOf(targets string) (string, error) {
+// that a list of "address release component" names first, for an architecture
+// unless that is the machine's.
+func backportsOf(targets, arch string) (string, error) {
 	for line := range strings.Lines(targets) {
 		f := strings.Fields(line)
 		if len(f) != 3 || f[2] != "main" || strings.ContainsAny(f[1], "-/") || strings.ContainsAny(line, "[]#") {
 			continue
 		}
-		signed := ""
-		if _, err := os.Stat(archiveKeyring); err == nil {
-			signed = "[signed-by=" + archiveKeyring + "] "
+		var options []string
+		if arch != "" {
+			options = append(options, "arch="+arch)
 		}
-		return fmt.Sprintf("deb %s%s %s-backports main\n", signed, f[0], f[1]), nil
+		if _, err := os.Stat(archiveKeyring); err == nil {
+			options = append(options, "signed-by="+archiveKeyring)
+		}
+		brackets := ""
+		if len(options) > 0 {
+			brackets = "[" + strings.Join(options, " ") + "] "
+		}
+		return fmt.Sprintf("deb %s%s %s-backports main\n", brackets, f[0], f[1]), nil
 	}
 	return "", fmt.Errorf("%w: the package manager names no release: %.200q", ErrInvalid, targets)
 }

@@ -28,6 +28,9 @@ const Schema = "cocoon.lock/2"
 // the name of that one changes with security updates.
 const KernelMeta = "linux-image-cloud-amd64"
 
+// KernelMetaS390x is that package for IBM Z, which has one kernel for all.
+const KernelMetaS390x = "linux-image-s390x"
+
 // Role names what a package is for.
 type Role string
 
@@ -38,6 +41,8 @@ const (
 	// KernelTEE is the one of its backports: drivers of SEV-SNP and TDX guests
 	// came with Linux 6.12.
 	KernelTEE Role = "kernel-tee"
+	// KernelS390x is the kernel of the backports for IBM Z.
+	KernelS390x Role = "kernel-s390x"
 	// Stub is systemd's, with which unified kernel images begin.
 	Stub Role = "stub"
 )
@@ -51,6 +56,9 @@ type source struct {
 	// if the package is called prefix itself.
 	meta, prefix string
 	backports    bool
+	// arch is the package's architecture, that of the machine if empty. Another
+	// one is only looked for in the backports.
+	arch string
 }
 
 func (r Role) source() (source, error) {
@@ -59,6 +67,8 @@ func (r Role) source() (source, error) {
 		return source{meta: KernelMeta, prefix: "linux-image-"}, nil
 	case KernelTEE:
 		return source{meta: KernelMeta, prefix: "linux-image-", backports: true}, nil
+	case KernelS390x:
+		return source{meta: KernelMetaS390x, prefix: "linux-image-", backports: true, arch: "s390x"}, nil
 	case Stub:
 		return source{prefix: StubPackage}, nil
 	}

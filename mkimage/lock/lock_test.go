@@ -96,9 +96,36 @@ func TestTheKernelForTEEsComesFromBackports(t *testing.T) {
 		t.Errorf("a role that nobody knows: %v", err)
 	}
 	for _, targets := range []string{"", "x", "http://archive.test/ [trusted=yes] main", "http://archive.test/ stable-updates main", "http://archive.test/ stable contrib"} {
-		if line, err := backportsOf(targets); !errors.Is(err, ErrInvalid) {
+		if line, err := backportsOf(targets, "s390x"); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%q: %q, %v", targets, line, err)
 		}
+	}
+}
+
+func TestAKernelOfAnotherArchitectureIsAskedForByItsName(t *testing.T) {
+	t.Parallel()
+	a, l, file := setup(t)
+	var commands []string
+	l.Run = func(ctx context.Context, dir, program string, args ...string) ([]byte, error) {
+		commands = append(commands, strings.Join(args, " "))
+		return a.run(ctx, dir, program, args...)
+	}
+	a.targets = "http://archive.test/debian/ stable main\n"
+	a.current, a.file = "linux-image-6.12-s390x", "linux-image-6.12-s390x_6.12.1_s390x.deb"
+	if _, p, err := l.Package(t.Context(), file, KernelS390x, false); err != nil || p.File != a.file {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	line, err := os.ReadFile(filepath.Join(l.Cache, "apt-s390x", "backports.list"))
+	if err != nil || !strings.HasPrefix(string(line), "deb [arch=s390x") || !strings.HasSuffix(string(line), "http://archive.test/debian/ stable-backports main\n") {
+		t.Errorf("%q, %v", line, err)
+	}
+	for _, c := range commands[1:] {
+		if !strings.Contains(c, "APT::Architecture=s390x") || !strings.Contains(c, "APT::Architectures=s390x") {
+			t.Errorf("the package manager is asked about its own machine: %s", c)
+		}
+	}
+	if len(commands) != 4 || !strings.HasSuffix(commands[2], KernelMetaS390x) {
+		t.Errorf("commands %q", commands)
 	}
 }
 

@@ -52,6 +52,16 @@ const (
 	// unified kernel image from the first partition, whose initramfs leads to the
 	// root in the second.
 	Disk Layout = "disk"
+	// SecureExecution has it in the initramfs of an image that IBM's tools make of
+	// kernel, initramfs and command line, encrypted for the machines that may run
+	// it.
+	SecureExecution Layout = "se"
+)
+
+// The architectures.
+const (
+	AMD64 = "amd64"
+	S390x = "s390x"
 )
 
 // OnDisk tells whether an initramfs has to lead to the root.
@@ -93,6 +103,8 @@ type Profile struct {
 	// Guest is the name by which the guest knows what it may accept; Name if
 	// empty.
 	Guest string `yaml:"guest,omitempty"`
+	// Arch is the machine's architecture, as GOARCH names it.
+	Arch string `yaml:"arch"`
 	// TEEs are those that measure the image.
 	TEEs []string `yaml:"tees,omitempty"`
 	// Layout says where the root is.
@@ -220,7 +232,7 @@ func parse(name string, raw []byte, depth int) (Profile, error) {
 func (p Profile) over(parent Profile) Profile {
 	p.Inherits, p.Compress = "", p.Compress || parent.Compress
 	for to, from := range map[*string]string{
-		&p.Purpose: parent.Purpose, &p.Guest: parent.Guest, (*string)(&p.Layout): string(parent.Layout), (*string)(&p.Kernel): string(parent.Kernel),
+		&p.Purpose: parent.Purpose, &p.Guest: parent.Guest, &p.Arch: parent.Arch, (*string)(&p.Layout): string(parent.Layout), (*string)(&p.Kernel): string(parent.Kernel),
 		(*string)(&p.Stub): string(parent.Stub),
 	} {
 		if *to == "" {
@@ -255,8 +267,12 @@ func (p Profile) check() error {
 		return bad("name %q, guest %q", p.Name, p.GuestName())
 	case p.Abstract:
 		return bad("it is only there to inherit from")
-	case p.Layout != Initramfs && !p.Layout.OnDisk():
+	case !slices.Contains([]Layout{Initramfs, Extension, Disk, SecureExecution}, p.Layout):
 		return bad("layout %q", p.Layout)
+	case !slices.Contains([]string{AMD64, S390x}, p.Arch):
+		return bad("arch %q, want %s or %s", p.Arch, AMD64, S390x)
+	case p.Layout == Disk && p.Arch != AMD64 || p.Layout == SecureExecution && p.Arch != S390x:
+		return bad("layout %s on %s", p.Layout, p.Arch)
 	case (len(p.FirstModules) > 0) != p.Layout.OnDisk() || len(p.FirstOptionalModules) > 0 && !p.Layout.OnDisk():
 		return bad("first_modules are for a root on a disk, and needed there")
 	case (p.Stub != "") != (p.Layout == Disk) || (len(p.Disks) > 0) != (p.Layout == Disk):

@@ -96,6 +96,28 @@ func TestAMachineIsTheSameInEveryCloud(t *testing.T) {
 	}
 }
 
+// Its command line is inside of the image, where nobody could take it out again.
+func TestAnImageForSecureExecutionOffersNoConsole(t *testing.T) {
+	t.Parallel()
+	p, err := profile.Named("se")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range p.Cmdline {
+		if strings.HasPrefix(w, "agent.debug_console") || strings.HasPrefix(w, "console=") || strings.HasPrefix(w, boot.ParamConsole) {
+			t.Errorf("word %q", w)
+		}
+	}
+	if got := p.Roles(); p.Arch != profile.S390x || p.GuestName() != "kata" || !slices.Equal(got, []lock.Role{lock.KernelS390x}) {
+		t.Errorf("%s for guest %s of %q", p.Arch, p.GuestName(), got)
+	}
+	for _, m := range p.Wanted() {
+		if strings.Contains(m.Name, "intel") || strings.HasSuffix(m.Name, "_guest") {
+			t.Errorf("module %q of another processor", m.Name)
+		}
+	}
+}
+
 func TestAnUnknownProfileIsAnErrorThatListsTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"", "DEV", "prod", "dev "} {
@@ -169,6 +191,12 @@ func TestProfilesThatMakeNoImageAreRefused(t *testing.T) {
 		"word with a blank":  "inherits: snp\ncmdline: ['a b']\n",
 		"word with a quote":  "inherits: snp\ncmdline: ['a\"']\n",
 		"empty word":         "inherits: snp\ncmdline: ['']\n",
+		"no architecture":    "inherits: vm\npurpose: x\n",
+		"architecture":       "inherits: snp\narch: vax\n",
+		"se on x86":          "inherits: se\narch: amd64\n",
+		"disk on Z":          "inherits: machine\ndisks: [raw]\narch: s390x\n",
+		"se with a disk":     "inherits: se\ndisks: [raw]\n",
+		"se with a first":    "inherits: se\nfirst_modules: [erofs]\n",
 		"guest's name":       "inherits: snp\nguest: ../x\n",
 		"nothing inherited":  "purpose: x\n",
 		"abstract":           "inherits: snp\nabstract: true\n",

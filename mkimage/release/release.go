@@ -36,7 +36,7 @@ func Documents(m *manifest.Manifest) ([]Document, error) {
 	for _, d := range []struct {
 		file string
 		make func(*manifest.Manifest) ([]byte, error)
-	}{{SBOMFile, sbom}, {ProvenanceFile, provenance}, {UploadFile, upload}} {
+	}{{SBOMFile, sbom}, {ProvenanceFile, provenance}, {UploadFile, upload}, {SealFile, seal}} {
 		data, err := d.make(m)
 		if err != nil {
 			return nil, fmt.Errorf("make %s: %w", d.file, err)

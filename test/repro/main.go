@@ -8,6 +8,10 @@
 // locale, time zone, number of parallel compilers and the time on the files.
 // Both use the packages of the same lock file. It is a developer's and CI's tool
 // and trusts the checkout that it runs in.
+//
+// The guest binary for IBM Z takes a C compiler for that processor, which not
+// every machine has. In its place rootfs/first stands in the image for Secure
+// Execution: a program for that processor from this checkout, which needs none.
 package main
 
 import (
@@ -127,10 +131,26 @@ func (v variant) build(ctx context.Context, scratch, cache string) (map[string]s
 	if log, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("make build: %w\n%s", err, log)
 	}
+	if err := buildForZ(ctx, dir, env); err != nil {
+		return nil, err
+	}
 	if err := v.images(ctx, dir, filepath.Join(scratch, "packages-"+v.jobs), cache, env); err != nil {
 		return nil, err
 	}
 	return digests(filepath.Join(dir, "out"))
+}
+
+// programForZ stands for the guest binary for IBM Z.
+const programForZ = "out/bin/first-s390x"
+
+// buildForZ builds it.
+func buildForZ(ctx context.Context, dir string, env []string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w -buildid=", "-o", programForZ, "./rootfs/first")
+	cmd.Dir, cmd.Env = dir, append(slices.Clone(env), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=s390x")
+	if log, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", programForZ, err, log)
+	}
+	return nil
 }
 
 // images makes the images of all profiles, as the variant's user.
@@ -171,7 +191,15 @@ func (v variant) images(ctx context.Context, dir, packages, cache string, env []
 		}
 	}
 	for _, p := range profiles {
-		if _, err := mkimage(true, "build", "--profile", p, "--lock", filepath.Join(packages, lockFile), "--binary", "out/bin/cocoon", "--first", "out/bin/first", "--out", "out/image/"+p); err != nil {
+		dump, err := mkimage(false, "profiles", p)
+		if err != nil {
+			return err
+		}
+		binary := "out/bin/cocoon"
+		if bytes.Contains(dump, []byte("\narch: s390x\n")) {
+			binary = programForZ
+		}
+		if _, err := mkimage(true, "build", "--profile", p, "--lock", filepath.Join(packages, lockFile), "--binary", binary, "--first", "out/bin/first", "--out", "out/image/"+p); err != nil {
 			return err
 		}
 	}

@@ -54,7 +54,7 @@ func TestTheOrderOfEntriesDoesNotChangeTheArchive(t *testing.T) {
 
 func TestWhatIsWrittenCanBeReadWithParentsAndSorted(t *testing.T) {
 	t.Parallel()
-	got, err := cpio.Read(bytes.NewReader(write(t, tree())))
+	got, err := cpio.Read(write(t, tree()))
 	if err != nil {
 		t.Fatal(err)
 	}

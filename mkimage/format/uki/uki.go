@@ -5,18 +5,16 @@
 // kernel, initrd and command line as sections of it, so that one hash covers
 // all. The layout is that of the UAPI group's specification.
 //
-// Trust: the stub is an input that is pinned by digest; what Sections is given
-// may be anybody's.
+// Trust: the stub is an input that is pinned by digest. The sections of an image
+// are read back by measurements/pe.
 package uki
 
 import (
 	"bytes"
-	"debug/pe"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 )
 
 const (
@@ -158,7 +156,8 @@ func (s *stub) measure(h header) error {
 func (s *stub) check(sections []Section) error {
 	taken := map[string]bool{}
 	for n := range s.count {
-		taken[string(bytes.TrimRight(header{s.data[s.table:]}.section(n).b[:8], "\x00"))] = true
+		name, _, _ := bytes.Cut(header{s.data[s.table:]}.section(n).b[:8], []byte{0})
+		taken[string(name)] = true
 	}
 	total := s.end
 	for _, x := range sections {
@@ -175,26 +174,3 @@ func (s *stub) check(sections []Section) error {
 }
 
 func up(n, to int) int { return (n + to - 1) / to * to }
-
-// Sections returns those of an image, each without the padding behind it.
-func Sections(b []byte) ([]Section, error) {
-	if len(b) > maxSize {
-		return nil, fmt.Errorf("image of %d bytes: %w", len(b), ErrImage)
-	}
-	f, err := pe.NewFile(bytes.NewReader(b))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrImage, err)
-	}
-	if len(f.Sections) > maxSections {
-		return nil, fmt.Errorf("%d sections: %w", len(f.Sections), ErrImage)
-	}
-	var list []Section
-	for _, s := range f.Sections {
-		from, size := int64(s.Offset), int64(min(s.Size, s.VirtualSize))
-		if from > int64(len(b)) || size > int64(len(b))-from || slices.ContainsFunc(list, func(x Section) bool { return x.Name == s.Name }) {
-			return nil, fmt.Errorf("section %q of %d bytes at %d: %w", s.Name, size, from, ErrImage)
-		}
-		list = append(list, Section{Name: s.Name, Data: b[from : from+size]})
-	}
-	return list, nil
-}

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cocoon/internal/bounded"
 )
 
 const (
@@ -88,7 +90,7 @@ func (c Config) trust() (*trust, error) {
 	if t.signer == nil {
 		return nil, fmt.Errorf("no certificate of IBM's signing service in %q", c.Certs)
 	}
-	root, err := readFile(c.RootCA, maxDocument)
+	root, err := bounded.ReadFile(c.RootCA, maxDocument)
 	if err != nil {
 		return nil, fmt.Errorf("root of the host keys: %w", err)
 	}
@@ -208,7 +210,7 @@ func eachFile(folder string, limit int64, use func([]byte) error) error {
 			continue
 		}
 		name := filepath.Join(folder, e.Name())
-		raw, err := readFile(name, limit)
+		raw, err := bounded.ReadFile(name, limit)
 		if err != nil {
 			return err
 		}

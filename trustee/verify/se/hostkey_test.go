@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	image "cocoon/measurements/se"
 )
 
 func TestHostKeysThatNobodyVouchesForAreRefused(t *testing.T) {
@@ -105,7 +107,7 @@ func TestHostKeysThatNobodyVouchesForAreRefused(t *testing.T) {
 		"garbage as list":  {func(s *site) { s.write(t, "crls/x", "", []byte("x")) }, "crls/x"},
 		"no header":        {func(s *site) { remove(t, s.path("hdrs/app.bin")) }, "0 image headers"},
 		"header of text":   {func(s *site) { s.write(t, "hdrs/x.bin", "", []byte("x")) }, "x.bin"},
-		"header too large": {func(s *site) { s.write(t, "hdrs/x.bin", "", make([]byte, headerMax+1)) }, "x.bin"},
+		"header too large": {func(s *site) { s.write(t, "hdrs/x.bin", "", make([]byte, image.MaxHeader+1)) }, "x.bin"},
 	} {
 		s := newSite(t)
 		v := must[*Verifier](t)(New(s.config()))

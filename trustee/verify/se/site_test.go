@@ -12,7 +12,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -23,6 +22,8 @@ import (
 	"time"
 
 	"cocoon/attest/tee/se"
+	image "cocoon/measurements/se"
+	"cocoon/measurements/se/setest"
 	"cocoon/trustee/as"
 )
 
@@ -116,14 +117,8 @@ func ibmName() pkix.Name {
 		Country: []string{"US"}, Province: []string{"New York"}, Locality: []string{"Poughkeepsie"}}
 }
 
-// header makes that of an image. Its content is not looked at.
-func header(fill byte) []byte {
-	b := bytes.Repeat([]byte{fill}, headerMin+100)
-	copy(b, headerMagic)
-	binary.BigEndian.PutUint32(b[8:], headerVersion)
-	binary.BigEndian.PutUint32(b[12:], uint32(len(b)))
-	return b
-}
+// header is one of an image that differs from others by a byte.
+func header(fill byte) []byte { return setest.Header(fill, 1) }
 
 func newSite(t testing.TB) *site {
 	t.Helper()
@@ -228,14 +223,14 @@ func encoded(t testing.TB, e se.Evidence) json.RawMessage {
 	return must[[]byte](t)(json.Marshal(e))
 }
 
-func tagsOf(t testing.TB, raw []byte) []byte {
+func parsed(t testing.TB, raw []byte) []byte {
 	t.Helper()
-	return must[[]byte](t)(parseHeader(raw))
+	return tagsOf(must[*image.Header](t)(image.Parse(raw)))
 }
 
-func (s *site) guest(t testing.TB, image byte) ultravisor {
+func (s *site) guest(t testing.TB, name byte) ultravisor {
 	t.Helper()
-	return ultravisor{key: s.machine, tags: tagsOf(t, header(image)), data: []byte("session")}
+	return ultravisor{key: s.machine, tags: parsed(t, header(name)), data: []byte("session")}
 }
 
 // changed is a guest of the first image, with one byte of its header changed.
