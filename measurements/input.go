@@ -52,19 +52,17 @@ func (o *outputFlags) run(predict func(dir string) (*report, error)) func(*cobra
 
 // launchFlags say how a kata shim launches the guest.
 type launchFlags struct {
-	outputFlags
 	firmware string
 	launch   predict.Launch
 }
 
-func (l *launchFlags) add(f *pflag.FlagSet) {
+func (l *launchFlags) addLaunch(f *pflag.FlagSet) {
 	def := predict.DefaultLaunch()
 	f.StringVar(&l.firmware, "firmware", "", "firmware image that the guest is launched with (required)")
 	f.StringSliceVar(&l.launch.Shims, "shim", def.Shims, "kata shims that may launch it: go, rs")
 	f.StringVar(&l.launch.Cmdline, "cmdline", "", "the whole kernel command line, instead of what a shim would compose")
 	f.StringVar(&l.launch.Params, "kernel-params", "", "further kernel_params of the shim, behind the image's own")
 	f.StringArrayVar(&l.launch.Agent, "agent", def.Agent, "NAME=VALUE of a setting that the shim writes as agent.NAME; may be repeated")
-	l.outputFlags.add(f)
 }
 
 // open reads image and firmware.

@@ -10,6 +10,7 @@ import (
 )
 
 type tdxFlags struct {
+	outputFlags
 	launchFlags
 	edk2, qemu int
 	memory     uint64
@@ -26,6 +27,7 @@ func tdxCommand() *cobra.Command {
 	c.RunE = f.run(f.predict)
 	fl := c.Flags()
 	f.add(fl)
+	f.addLaunch(fl)
 	fl.IntVar(&f.edk2, "edk2", 0, "release of edk2 that the firmware is built from, such as 202511 (required)")
 	fl.IntVar(&f.qemu, "qemu", 0, "release of QEMU, such as 1100 for 11.0 (required)")
 	fl.Uint64Var(&f.memory, "memory", 0, "memory of the guest in MiB: needed for releases of QEMU that write addresses into the kernel's header")
