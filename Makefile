@@ -92,7 +92,8 @@ repro: deps ## build twice in two directories and compare every byte
 
 bench: image ## speed and size beside the peers, as a table and as JSON
 	$(TOOL_BUILD) -o $(OUT)/bin/bench ./test/bench
-	$(OUT)/bin/bench --bin $(OUT)/bin --image $(OUT)/image/dev --json $(OUT)/bench.json
+	for p in snp podvm; do $(OUT)/bin/mkimage lock --profile $$p --cache $(CACHE) --lock $(LOCK) --renew-gone; done
+	$(OUT)/bin/bench --bin $(OUT)/bin --image $(OUT)/image/dev --lock $(LOCK) --json $(OUT)/bench.json
 
 fresh: deps ## both README commands in a new Debian root that holds only Go, git and make
 	$(TOOL_BUILD) -o $(OUT)/bin/fresh ./test/fresh

@@ -4,7 +4,6 @@
 package explain
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"iter"
@@ -12,7 +11,6 @@ import (
 	"cocoon/internal/initdata"
 	"cocoon/measurements/predict"
 	"cocoon/measurements/snp"
-	"cocoon/mkimage/image"
 )
 
 // features are the SEV features of the processors that the shims ask for.
@@ -42,7 +40,7 @@ func (in *Inputs) launches() iter.Seq2[candidate, error] {
 			lines, err := in.lines(g)
 			var kernel *snp.Kernel
 			if err == nil {
-				kernel, err = kernelOf(g)
+				kernel, err = g.Kernel()
 			}
 			if err != nil {
 				yield(candidate{}, err)
@@ -113,17 +111,4 @@ func (in *Inputs) surprises(because []string, model string, set uint64, n int) [
 		because = append(because, fmt.Sprintf("%d processors, more than %d", n, in.Expected))
 	}
 	return because
-}
-
-// kernelOf are the digests of what QEMU loads.
-func kernelOf(g *predict.Guest) (*snp.Kernel, error) {
-	kernel, err := g.Output(image.KernelName)
-	if err != nil {
-		return nil, err
-	}
-	initrd, err := g.Output(image.InitrdName)
-	if err != nil {
-		return nil, err
-	}
-	return &snp.Kernel{Kernel: sha256.Sum256(kernel), Initrd: sha256.Sum256(initrd)}, nil
 }

@@ -5,12 +5,14 @@ package predict
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
 	"cocoon/internal/initdata"
 	"cocoon/measurements/snp"
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/manifest"
 )
 
 // What the shims have written down: the processors' model, and as many of them
@@ -44,7 +46,7 @@ func (g *Guest) SNP(o SNP) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	kernel, err := g.kernel()
+	kernel, err := g.Kernel()
 	if err != nil {
 		return nil, err
 	}
@@ -82,15 +84,20 @@ func launches(cfg snp.Config, l Line, o SNP) ([]Result, error) {
 	return all, nil
 }
 
-// kernel are the digests of what QEMU loads.
-func (g *Guest) kernel() (*snp.Kernel, error) {
+// Kernel are the digests of what QEMU loads, which Open has compared with the
+// files.
+func (g *Guest) Kernel() (*snp.Kernel, error) {
 	var k snp.Kernel
 	for name, to := range map[string]*[sha256.Size]byte{image.KernelName: &k.Kernel, image.InitrdName: &k.Initrd} {
-		raw, err := g.Output(name)
+		f, err := g.Image.Output(name)
 		if err != nil {
 			return nil, err
 		}
-		*to = sha256.Sum256(raw)
+		digest, err := hex.DecodeString(f.SHA256)
+		if err != nil || len(digest) != len(to) {
+			return nil, fmt.Errorf("%s: %w: sha256 %.80q", name, manifest.ErrInvalid, f.SHA256)
+		}
+		copy(to[:], digest)
 	}
 	return &k, nil
 }

@@ -63,7 +63,7 @@ func dispatch(ctx context.Context, args []string) error {
 // options are the flags.
 type options struct {
 	bin, image, json string
-	profile          string
+	profile, lock    string
 	only             []string
 	rounds           int
 }
@@ -73,6 +73,7 @@ func parseOptions(args []string) (options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.bin, "bin", "out/bin", "`directory` with the guest binary")
 	f.StringVar(&o.image, "image", "out/image/dev", "`directory` with the guest image")
+	f.StringVar(&o.lock, "lock", "", "lock `file` of the packages that images are made of, for the sections image and measurements")
 	f.StringVar(&o.json, "json", "out/bench.json", "`file` for the table as JSON")
 	f.IntVar(&o.rounds, "rounds", 40, "how many containers and processes to start on each side")
 	f.StringVar(&o.profile, "profile", "", "`file` for a CPU profile of our last pull")
@@ -86,7 +87,7 @@ func parseOptions(args []string) (options, error) {
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
 	}
-	for _, p := range []*string{&o.bin, &o.image, &o.json, &o.profile} {
+	for _, p := range []*string{&o.bin, &o.image, &o.json, &o.profile, &o.lock} {
 		if *p == "" {
 			continue
 		}

@@ -34,6 +34,8 @@ func sections() []section {
 		}, (*bench).pullImages},
 		{"policy", nil, (*bench).measurePolicy},
 		{"attestation", nil, (*bench).measureAttestation},
+		{"image", []tool{{"dpkg-deb", "dpkg"}}, (*bench).measureImages},
+		{"measurements", []tool{{"veritysetup", "cryptsetup-bin"}}, (*bench).measureMeasurements},
 	}
 }
 
