@@ -161,6 +161,25 @@ func TestAnyFailingCallPowersOffWithItsReasonInTheLog(t *testing.T) {
 	}
 }
 
+// A kernel without kexec has no switch for it. Every other one is needed.
+func TestOnlyTheSwitchForKexecMayBeMissing(t *testing.T) {
+	t.Parallel()
+	for call := range strings.SplitSeq(healthyBoot, "\n") {
+		if !strings.HasPrefix(call, "write /proc/sys/kernel/") && !strings.HasPrefix(call, "write /proc/sys/fs/") {
+			continue
+		}
+		w := newWorld()
+		w.fail[call] = unix.ENOENT
+		needed := !strings.Contains(call, "kexec")
+		if !needed {
+			w.end(t, "", exited(0))
+		}
+		if err := Run(t.Context(), w.deps()); needed != errors.Is(err, unix.ENOENT) || !needed && err != nil {
+			t.Errorf("%s: %v", call, err)
+		}
+	}
+}
+
 func TestOptionalPartsMayBeMissing(t *testing.T) {
 	t.Parallel()
 	w := newWorld()

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -81,16 +82,19 @@ func readCmdline(_ context.Context, s *State) error {
 	return s.writeSysctl("kernel/printk", v)
 }
 
+const kexecSwitch = "kernel/kexec_load_disabled"
+
 // setSysctls closes what an unprivileged workload, or the host through the
 // console, has no business with. A kernel that lacks one of them is not the
-// kernel of the image's profile.
+// kernel of the image's profile; only the switch for kexec is missing where there
+// is no kexec, as in Debian's kernel for s390x.
 func setSysctls(_ context.Context, s *State) error {
 	for _, v := range [][2]string{
 		{"kernel/printk_devkmsg", "on"}, // the kernel would drop most of our log
 		{"kernel/sysrq", "0"},           // keys typed by the host
 		{"kernel/dmesg_restrict", "1"},  // the ring holds the guest's log
 		{"kernel/kptr_restrict", "2"},
-		{"kernel/kexec_load_disabled", "1"},
+		{kexecSwitch, "1"},
 		{"kernel/unprivileged_bpf_disabled", "1"},
 		{"fs/protected_symlinks", "1"},
 		{"fs/protected_hardlinks", "1"},
@@ -98,7 +102,11 @@ func setSysctls(_ context.Context, s *State) error {
 		{"fs/protected_regular", "2"},
 		{"fs/suid_dumpable", "0"},
 	} {
-		if err := s.writeSysctl(v[0], v[1]); err != nil {
+		err := s.writeSysctl(v[0], v[1])
+		if v[0] == kexecSwitch && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
