@@ -37,7 +37,7 @@ func Write(w io.Writer, entries []recipe.Entry) error {
 			return fmt.Errorf("write %q: %w", e.Path, err)
 		}
 	}
-	if err := ucpio.WriteTrailer(rec); err != nil {
+	if err := rec.WriteRecord(ucpio.Record{Info: ucpio.Info{Name: trailer, NLink: 1}, ReaderAt: bytes.NewReader(nil)}); err != nil {
 		return fmt.Errorf("write the trailer: %w", err)
 	}
 	if rest := count.n % blockSize; rest != 0 {
