@@ -33,6 +33,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(snpCommand(), idBlockCommand(), tdxCommand(), vtpmCommand(), seCommand(), explainCommand(), verifyCommand())
+	root.AddCommand(snpCommand(), idBlockCommand(), tdxCommand(), vtpmCommand(), seCommand(), verityCommand(), explainCommand(), verifyCommand())
 	return root
 }
