@@ -16,6 +16,7 @@ import (
 	"cocoon/internal/bounded"
 	"cocoon/measurements/explain"
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 	"cocoon/mkimage/manifest"
 )
 
@@ -65,7 +66,7 @@ func explainCommand() *cobra.Command {
 
 func (f *explainFlags) explain(w io.Writer, evidence, dir string) error {
 	write, ok := map[string]func(io.Writer, *explain.Answer) error{
-		"table": writeAnswer, "json": func(w io.Writer, a *explain.Answer) error { return encode(w, a) },
+		"table": writeAnswer, "json": func(w io.Writer, a *explain.Answer) error { return report.Encode(w, a) },
 	}[f.format]
 	if !ok {
 		return fmt.Errorf("%w: --format %.20q, want table or json", errFlags, f.format)

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 	"cocoon/measurements/snp"
 )
 
@@ -55,7 +56,7 @@ func idBlockCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			write, ok := map[string]func(io.Writer, *idBlock) error{
-				"toml": writeIDBlock, "json": func(w io.Writer, b *idBlock) error { return encode(w, b) },
+				"toml": writeIDBlock, "json": func(w io.Writer, b *idBlock) error { return report.Encode(w, b) },
 			}[f.format]
 			if !ok {
 				return fmt.Errorf("%w: --format %.20q, want toml or json", errFlags, f.format)

@@ -13,7 +13,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 )
+
+// errFlags is wrapped by errors about options that do not fit.
+var errFlags = predict.ErrOptions
 
 // outputFlags say what is printed, and for which pod.
 type outputFlags struct {
@@ -23,27 +27,24 @@ type outputFlags struct {
 
 func (o *outputFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.initdata, "initdata", "", "initdata document of a pod, for the register that confirms it as well")
-	f.StringVar(&o.format, "format", "table", strings.Join(slices.Sorted(maps.Keys(formats())), ", ")+"; reference is for trustee reference set")
+	f.StringVar(&o.format, "format", "table", strings.Join(slices.Sorted(maps.Keys(report.Formats())), ", ")+"; reference is for trustee reference set")
 	f.BoolVar(&o.explain, "explain", false, "show how the value came about, step by step; html always does")
 }
 
 // run predicts and writes in the format that was asked for.
-func (o *outputFlags) run(predict func(dir string) (*report, error)) func(*cobra.Command, []string) error {
+func (o *outputFlags) run(predict func(dir string) (*report.Report, error)) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		write, ok := formats()[o.format]
+		write, ok := report.Formats()[o.format]
 		if !ok {
-			return fmt.Errorf("%w: --format %.20q, want %s", errFlags, o.format, strings.Join(slices.Sorted(maps.Keys(formats())), ", "))
+			return fmt.Errorf("%w: --format %.20q, want %s", errFlags, o.format, strings.Join(slices.Sorted(maps.Keys(report.Formats())), ", "))
 		}
 		r, err := predict(args[0])
 		if err != nil {
 			return err
 		}
-		if r.image == nil && slices.Contains(ofImages(), o.format) {
-			return fmt.Errorf("%w: --format %s is about an image, %q is a part of one", errFlags, o.format, args[0])
-		}
-		for i := range r.results {
-			if !o.explain && o.format != formatHTML {
-				r.results[i].Steps = nil
+		for i := range r.Results {
+			if !o.explain && o.format != report.HTML {
+				r.Results[i].Steps = nil
 			}
 		}
 		return write(cmd.OutOrStdout(), r)
@@ -75,4 +76,11 @@ func (l *launchFlags) open(dir, tee string) (*predict.Guest, error) {
 		return nil, err
 	}
 	return g, g.LoadFirmware(l.firmware)
+}
+
+// reportOf makes a report of the results for a guest.
+func reportOf(g *predict.Guest) func([]predict.Result, error) (*report.Report, error) {
+	return func(results []predict.Result, err error) (*report.Report, error) {
+		return &report.Report{Image: g.Image, Firmware: g.Firmware, Results: results}, err
+	}
 }

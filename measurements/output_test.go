@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"testing"
 
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 	"cocoon/mkimage/image"
 	"cocoon/trustee/policy"
 	"cocoon/trustee/rvps/corim"
@@ -242,40 +242,9 @@ func predicted(t *testing.T, args []string) []predict.Result {
 	return all
 }
 
-func TestValuesOfTwoLaunchesDoNotMixInRego(t *testing.T) {
-	t.Parallel()
-	dir, firmware := built(t, "tdx")
-	args := []string{"tdx", dir, "--firmware", firmware, "--edk2", "202511", "--qemu", "1100"}
-	all := predicted(t, args)
-	other := predicted(t, append(args, "--two-pass", "--shim", "go"))
-	r := report{results: []predict.Result{all[0], other[0]}}
-	r.results[1].Values[2] = predict.Pair{Name: "rtmr_2", Value: "another"}
-	l, err := r.launches()
-	if err != nil || len(l.sets["tdx"]) != 2 {
-		t.Fatalf("%v, %v", l, err)
-	}
-	if set := l.sets["tdx"][1]; set["rtmr_2"] != "another" || set["mr_td"] != other[0].Values[0].Value {
-		t.Errorf("second launch is %v", set)
-	}
-}
-
-func TestWhatAFormatCannotSayIsRefused(t *testing.T) {
-	t.Parallel()
-	_, err := (&report{results: []predict.Result{{Values: []predict.Pair{{Name: "cca_x", Value: "00"}}}}}).launches()
-	if !errors.Is(err, errFlags) || !strings.Contains(err.Error(), "cca_x") {
-		t.Errorf("claim that nobody has: %v", err)
-	}
-	if _, err := measured("snp_host_data", []string{strings.Repeat("00", 32), strings.Repeat("01", 32)}); !errors.Is(err, errFlags) {
-		t.Errorf("two values of one register: %v", err)
-	}
-	if _, err := measured("snp_launch_measurement", []string{"xyz"}); err == nil {
-		t.Error("no hexadecimal is taken")
-	}
-}
-
 func outputsAreTheSameEachTime(t *testing.T, commands map[string][]string) {
 	for name, args := range commands {
-		for format := range formats() {
+		for format := range report.Formats() {
 			first, err := run(t, append(slices.Clone(args), "--format", format)...)
 			if err != nil {
 				t.Fatal(err)

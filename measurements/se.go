@@ -11,6 +11,7 @@ import (
 
 	"cocoon/internal/bounded"
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 	"cocoon/measurements/se"
 	"cocoon/mkimage/image"
 )
@@ -32,7 +33,7 @@ func seCommand() *cobra.Command {
 }
 
 // predict finds the header and says what is reported of it.
-func (f *seFlags) predict(name string) (*report, error) {
+func (f *seFlags) predict(name string) (*report.Report, error) {
 	if f.initdata != "" {
 		return nil, fmt.Errorf("%w: --initdata: Secure Execution confirms no document", errFlags)
 	}
@@ -51,7 +52,7 @@ func (f *seFlags) predict(name string) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &report{results: []predict.Result{predict.OfHeader(h)}}, nil
+	return &report.Report{Results: []predict.Result{predict.OfHeader(h)}}, nil
 }
 
 // header reads a file that is a header, or an image with one in it.

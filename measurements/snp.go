@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 	"cocoon/measurements/snp"
 )
 
@@ -61,7 +62,7 @@ func snpCommand() *cobra.Command {
 	return c
 }
 
-func (f *snpFlags) predict(dir string) (*report, error) {
+func (f *snpFlags) predict(dir string) (*report.Report, error) {
 	g, err := f.open(dir, "snp")
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 )
 
 type tdxFlags struct {
@@ -35,7 +36,7 @@ func tdxCommand() *cobra.Command {
 	return c
 }
 
-func (f *tdxFlags) predict(dir string) (*report, error) {
+func (f *tdxFlags) predict(dir string) (*report.Report, error) {
 	g, err := f.open(dir, "tdx")
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/measurements/predict"
+	"cocoon/measurements/report"
 )
 
 type vtpmFlags struct {
@@ -30,7 +31,7 @@ func vtpmCommand() *cobra.Command {
 	return c
 }
 
-func (f *vtpmFlags) predict(dir string) (*report, error) {
+func (f *vtpmFlags) predict(dir string) (*report.Report, error) {
 	g, err := predict.Open(dir, "vtpm")
 	if err != nil {
 		return nil, err

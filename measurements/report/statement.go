@@ -1,7 +1,7 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package report
 
 import (
 	"io"
@@ -28,7 +28,7 @@ type referencePredicate struct {
 // writeStatement writes an in-toto Statement v1 of the image's files with the
 // reference values as its predicate. It is to be signed in a DSSE envelope by
 // whoever vouches for it, and has no times: the signer knows how long it is good.
-func writeStatement(w io.Writer, r *report) error {
+func writeStatement(w io.Writer, r *Report) error {
 	s := statement{
 		Type: intoto.StatementType, PredicateType: intoto.PredicateType,
 		Predicate: referencePredicate{Values: r.references()},
@@ -36,5 +36,5 @@ func writeStatement(w io.Writer, r *report) error {
 	for _, f := range r.files() {
 		s.Subject = append(s.Subject, subject{Name: f.File, Digest: map[string]string{"sha256": f.SHA256, "sha384": f.SHA384}})
 	}
-	return encode(w, s)
+	return Encode(w, s)
 }

@@ -1,7 +1,7 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package report
 
 import (
 	"crypto/sha256"
@@ -75,11 +75,11 @@ type namedDigest struct {
 // triple: the class is the image's profile, a measurement's key the name of a
 // reference value. A reference value service flattens that to names such as
 // Cocoon/snp/snp_launch_measurement/digests.
-func writeCoRIM(w io.Writer, r *report) error {
+func writeCoRIM(w io.Writer, r *Report) error {
 	var c comidMap
-	c.Identity.ID = "cocoon:" + r.image.Profile + ":" + r.image.Tree
+	c.Identity.ID = "cocoon:" + r.Image.Profile + ":" + r.Image.Tree
 	var t triple
-	t.Environment.Class.Vendor, t.Environment.Class.Model = corimVendor, r.image.Profile
+	t.Environment.Class.Vendor, t.Environment.Class.Model = corimVendor, r.Image.Profile
 	lists := r.references()
 	for _, name := range slices.Sorted(maps.Keys(lists)) {
 		m, err := measured(name, lists[name])
@@ -121,7 +121,7 @@ func measured(name string, values []string) (measurement, error) {
 		case !raw && len(b) == sha512.Size384:
 			m.Values.Digests = append(m.Values.Digests, namedDigest{Algorithm: algSHA384, Value: b})
 		case m.Values.Raw != nil:
-			return m, fmt.Errorf("%w: %s has several values that are no digests, which a CoRIM cannot say", errFlags, name)
+			return m, fmt.Errorf("%w: %s has several values that are no digests, which a CoRIM cannot say", predict.ErrOptions, name)
 		default:
 			m.Values.Raw = &cbor.Tag{Number: tagBytes, Content: b}
 		}

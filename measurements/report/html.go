@@ -1,7 +1,7 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package report
 
 import (
 	_ "embed" // the page's template
@@ -14,7 +14,7 @@ import (
 	"cocoon/mkimage/manifest"
 )
 
-//go:embed report.html
+//go:embed page.html
 var page string
 
 // view is what the template of the page shows.
@@ -41,17 +41,17 @@ type stepView struct {
 
 // writeHTML writes one page that needs nothing beside it: no script, no network.
 // It goes from each register to the files behind it.
-func writeHTML(w io.Writer, r *report) error {
-	t, err := template.New("report").Parse(page)
+func writeHTML(w io.Writer, r *Report) error {
+	t, err := template.New("page").Parse(page)
 	if err != nil {
 		return fmt.Errorf("parse the page: %w", err)
 	}
 	return t.Execute(w, r.view())
 }
 
-func (r *report) view() view {
-	v := view{Image: r.image, Files: r.files(), Lists: r.references()}
-	for i, res := range r.results {
+func (r *Report) view() view {
+	v := view{Image: r.Image, Files: r.files(), Lists: r.references()}
+	for i, res := range r.Results {
 		out := resultView{Result: res, ID: fmt.Sprintf("launch-%d", i+1)}
 		for _, s := range res.Steps {
 			shown := stepView{Step: s}

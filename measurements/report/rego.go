@@ -1,7 +1,7 @@
 // Copyright The Cocoon Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package report
 
 import (
 	"encoding/json"
@@ -38,7 +38,7 @@ func claimOf(name string) (claim, error) {
 		"tpm": {"tpm", "input.tpm."},
 	}[prefix]
 	if !ok || !known || !strings.HasPrefix(pcr, "pcr") {
-		return claim{}, fmt.Errorf("%w: no claim of a verifier is known for %s, which --format rego needs", errFlags, name)
+		return claim{}, fmt.Errorf("%w: no claim of a verifier is known for %s, which --format rego needs", predict.ErrOptions, name)
 	}
 	return claim{ref.tee, ref.ref + pcr}, nil
 }
@@ -50,9 +50,9 @@ type launches struct {
 	sets map[string][]map[string]string
 }
 
-func (r *report) launches() (*launches, error) {
+func (r *Report) launches() (*launches, error) {
 	l := &launches{refs: map[string]map[string]string{}, sets: map[string][]map[string]string{}}
-	for _, res := range r.results {
+	for _, res := range r.Results {
 		of := map[string]map[string]string{}
 		for _, v := range res.Values {
 			c, err := claimOf(v.Name)
@@ -76,8 +76,8 @@ func (r *report) launches() (*launches, error) {
 	return l, nil
 }
 
-const regoHead = `# Launches of Cocoon's image of profile %s, whose root is the tree
-# %s.
+const regoHead = `# Launches of Cocoon's image of profile %q, whose root is the tree
+# %q.
 #
 # A part of an attestation policy: the rule cocoon_image holds for a guest whose
 # hardware reports one of these launches, all values of it together. Use it as in
@@ -94,15 +94,15 @@ cocoon_image if {
 }
 `
 
-// writeRego writes a snippet for attestation policies of Trustee and Cocoon. A
-// claim that is absent leaves the rule undefined.
-func writeRego(w io.Writer, r *report) error {
+// writeRego writes a snippet for attestation policies of Trustee and Cocoon. Texts
+// of the image are quoted, so that they cannot become rules. A claim that is absent leaves the rule undefined.
+func writeRego(w io.Writer, r *Report) error {
 	l, err := r.launches()
 	if err != nil {
 		return err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, regoHead, r.image.Profile, r.image.Tree)
+	fmt.Fprintf(&b, regoHead, r.Image.Profile, r.Image.Tree)
 	for _, tee := range slices.Sorted(maps.Keys(l.refs)) {
 		fmt.Fprintf(&b, "\ncocoon_claims[%q] := {\n", tee)
 		for _, name := range slices.Sorted(maps.Keys(l.refs[tee])) {
