@@ -25,6 +25,7 @@ import (
 	"cocoon/mkimage/format/uki"
 	"cocoon/mkimage/format/uki/ukitest"
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/profile"
 )
 
@@ -67,13 +68,10 @@ func built(t *testing.T, name string) (dir, firmware string) {
 			t.Fatal(err)
 		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := binarytest.Small(t)
 	dir = filepath.Join(t.TempDir(), "image")
 	if _, err := image.Build(t.Context(), image.Inputs{
-		Profile: p, Kernel: in + "/vmlinuz", Modules: in + "/6.12", Binary: self, First: self, Stub: stub,
+		Profile: p, Kernel: in + "/vmlinuz", Modules: in + "/6.12", Binary: binary, First: binary, Stub: stub,
 	}, dir, func(string, ...any) {}); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"cocoon/measurements/se"
 	"cocoon/measurements/se/setest"
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/profile"
 	"cocoon/mkimage/pvimg"
 )
@@ -29,24 +30,15 @@ func seParts(t *testing.T) string {
 		t.Fatal(err)
 	}
 	p.Modules, p.OptionalModules, p.Compress = []string{"a"}, nil, false
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	guest, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	guest[18], guest[19] = 22, 0 // EM_S390
 	in := t.TempDir()
-	for name, data := range map[string][]byte{"6.12/modules.builtin": []byte("kernel/a.ko\n"), "vmlinuz": []byte("kernel"), "guest": guest} {
+	for name, data := range map[string][]byte{"6.12/modules.builtin": []byte("kernel/a.ko\n"), "vmlinuz": []byte("kernel")} {
 		file := filepath.Join(in, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, data, 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	dir := filepath.Join(t.TempDir(), "image")
-	if _, err := image.Build(t.Context(), image.Inputs{Profile: p, Kernel: in + "/vmlinuz", Modules: in + "/6.12", Binary: in + "/guest"}, dir, func(string, ...any) {}); err != nil {
+	if _, err := image.Build(t.Context(), image.Inputs{Profile: p, Kernel: in + "/vmlinuz", Modules: in + "/6.12", Binary: binarytest.ForZ(t)}, dir, func(string, ...any) {}); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -15,6 +15,7 @@ import (
 	"cocoon/measurements/ovmf/ovmftest"
 	"cocoon/mkimage/format/uki"
 	"cocoon/mkimage/format/uki/ukitest"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
 )
@@ -46,10 +47,7 @@ func arguments(t *testing.T, name, stub string) (args []string, out string) {
 			t.Fatal(err)
 		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := binarytest.Small(t)
 	out = filepath.Join(t.TempDir(), "image")
 	args = []string{"build", "--profile", name, "--kernel", in + "/vmlinuz", "--modules", in + "/6.12", "--binary", self, "--out", out}
 	if p.Layout.OnDisk() {

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"cocoon/measurements/se"
 	"cocoon/measurements/se/setest"
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
 	"cocoon/mkimage/pvimg"
@@ -25,25 +25,6 @@ import (
 func TestMain(m *testing.M) {
 	pvimgtest.Main()
 	os.Exit(m.Run())
-}
-
-// guestOfZ is a small Go program that says it is one for IBM Z.
-func guestOfZ(t *testing.T) []byte {
-	t.Helper()
-	dir := t.TempDir()
-	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "guest")
-	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w -buildid=", "-o", program, source).CombinedOutput(); err != nil {
-		t.Fatalf("build a guest binary: %v: %s", err, out)
-	}
-	guest, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	guest[18], guest[19] = 22, 0 // EM_S390
-	return guest
 }
 
 // partsOfZ are options of build for profile se, with a kernel that has every
@@ -59,14 +40,14 @@ func partsOfZ(t *testing.T, out string) []string {
 		builtin.WriteString("kernel/" + m.Name + ".ko\n")
 	}
 	dir := t.TempDir()
-	for name, data := range map[string][]byte{"6.12/modules.builtin": []byte(builtin.String()), "vmlinuz": []byte("kernel"), "guest": guestOfZ(t), "HKD.crt": []byte("key"), "ca.crt": []byte("ca")} {
+	for name, data := range map[string][]byte{"6.12/modules.builtin": []byte(builtin.String()), "vmlinuz": []byte("kernel"), "HKD.crt": []byte("key"), "ca.crt": []byte("ca")} {
 		file := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, data, 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Chdir(dir)
-	return []string{"build", "--profile", "se", "--kernel", "vmlinuz", "--modules", "6.12", "--binary", "guest", "--out", out}
+	return []string{"build", "--profile", "se", "--kernel", "vmlinuz", "--modules", "6.12", "--binary", binarytest.ForZ(t), "--out", out}
 }
 
 // path lets only this tool be found.

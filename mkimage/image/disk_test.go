@@ -21,6 +21,7 @@ import (
 	"cocoon/mkimage/format/gpt"
 	"cocoon/mkimage/format/uki/ukitest"
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
 )
@@ -53,7 +54,7 @@ func read(t *testing.T, name string) []byte {
 
 func TestADiskIsTheSameInEveryForm(t *testing.T) {
 	t.Parallel()
-	binary := smallBinary(t)
+	binary := binarytest.Small(t)
 	forms := []profile.Format{profile.Raw, profile.QCOW2, profile.VHD, profile.GCP}
 	in := machine(t, false, forms...)
 	in.Binary, in.First = binary, binary
@@ -127,7 +128,7 @@ func rootOf(t *testing.T, dir string, m *manifest.Manifest, form profile.Format)
 func TestTheProgramNamesTheRootAndTheDiskHasIt(t *testing.T) {
 	t.Parallel()
 	in := machine(t, false, profile.Raw)
-	in.Binary = smallBinary(t)
+	in.Binary = binarytest.Small(t)
 	in.First = in.Binary
 	dir, m := build(t, in)
 	if !strings.HasSuffix(m.Cmdline, " agent.log=debug cocoon.root="+m.Verity.Text) {
@@ -167,7 +168,7 @@ func TestTheProgramNamesTheRootAndTheDiskHasIt(t *testing.T) {
 func TestAStubComesOutOfItsPackage(t *testing.T) {
 	t.Parallel()
 	in := machine(t, false, profile.Raw)
-	in.Binary = smallBinary(t)
+	in.Binary = binarytest.Small(t)
 	in.First = in.Binary
 	plain, _ := build(t, in)
 	in.Stub = ""
@@ -183,7 +184,7 @@ func TestAStubComesOutOfItsPackage(t *testing.T) {
 
 func TestWrongStubsAreErrorsThatNameThem(t *testing.T) {
 	t.Parallel()
-	binary := smallBinary(t)
+	binary := binarytest.Small(t)
 	other, _ := debtest.Make(t, map[string][]byte{"usr/lib/x": []byte("x")})
 	for name, tc := range map[string]struct {
 		change func(*image.Inputs)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
 )
@@ -55,29 +56,11 @@ func inputs(t *testing.T, reverse bool) image.Inputs {
 			}
 		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	return image.Inputs{
-		Profile: p, Kernel: filepath.Join(dir, "vmlinuz"), Modules: filepath.Join(dir, "6.1"), Binary: self,
+		Profile: p, Kernel: filepath.Join(dir, "vmlinuz"), Modules: filepath.Join(dir, "6.1"), Binary: binarytest.Small(t),
 		Policy: filepath.Join(dir, "policy.rego"), CABundle: filepath.Join(dir, "ca.pem"), Epoch: 12345,
 		Append: []string{"agent.log=debug"},
 	}
-}
-
-// smallBinary builds a Go program that is worth compressing in a test.
-func smallBinary(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	src, bin := filepath.Join(dir, "main.go"), filepath.Join(dir, "guest")
-	if err := os.WriteFile(src, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", bin, src).CombinedOutput(); err != nil {
-		t.Fatalf("build a guest binary: %v: %s", err, out)
-	}
-	return bin
 }
 
 func quiet(string, ...any) {}
@@ -94,7 +77,7 @@ func build(t *testing.T, in image.Inputs) (string, *manifest.Manifest) {
 
 // Not parallel: the umask belongs to the whole process.
 func TestTheSameInputsGiveTheSameBytes(t *testing.T) {
-	binary := smallBinary(t)
+	binary := binarytest.Small(t)
 	for _, compress := range []bool{false, true} {
 		in := inputs(t, false)
 		in.Compress, in.Binary = compress, binary
@@ -123,7 +106,7 @@ func TestTheSameInputsGiveTheSameBytes(t *testing.T) {
 
 func TestTheImageHoldsWhatTheManifestSays(t *testing.T) {
 	t.Parallel()
-	binary := smallBinary(t)
+	binary := binarytest.Small(t)
 	for _, compress := range []bool{false, true} {
 		in := inputs(t, false)
 		in.Compress, in.Binary = compress, binary
@@ -172,7 +155,7 @@ func onDisk(t *testing.T, reverse bool) image.Inputs {
 
 func TestARootOnADiskIsTheSameRoot(t *testing.T) {
 	t.Parallel()
-	binary := smallBinary(t)
+	binary := binarytest.Small(t)
 	in := onDisk(t, false)
 	in.Binary, in.First = binary, binary
 	one, m := build(t, in)
@@ -213,7 +196,7 @@ func TestARootOnADiskIsTheSameRoot(t *testing.T) {
 func TestTheReferenceAcceptsTheDisk(t *testing.T) {
 	t.Parallel()
 	in := onDisk(t, false)
-	in.Binary = smallBinary(t)
+	in.Binary = binarytest.Small(t)
 	in.First = in.Binary
 	dir, m := build(t, in)
 	disk, err := os.ReadFile(filepath.Join(dir, image.RootFile))

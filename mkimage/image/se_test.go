@@ -16,23 +16,12 @@ import (
 	"cocoon/measurements/se"
 	"cocoon/measurements/se/setest"
 	"cocoon/mkimage/image"
+	"cocoon/mkimage/image/binarytest"
 	"cocoon/mkimage/manifest"
 	"cocoon/mkimage/profile"
 	"cocoon/mkimage/pvimg"
 	"cocoon/mkimage/release"
 )
-
-// forZ makes a program say that it is one for IBM Z.
-func forZ(t *testing.T, program string) string {
-	t.Helper()
-	b := read(t, program)
-	b[18], b[19] = 22, 0 // EM_S390
-	name := filepath.Join(t.TempDir(), "guest")
-	if err := os.WriteFile(name, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
 
 // secureExecution are inputs of an image for Secure Execution.
 func secureExecution(t *testing.T, binary string, reverse bool) image.Inputs {
@@ -59,7 +48,7 @@ func sealer(header []byte) func(context.Context, pvimg.Parts, string) error {
 
 func TestThePartsForSecureExecutionAreTheSameForEverybody(t *testing.T) {
 	t.Parallel()
-	binary := forZ(t, smallBinary(t))
+	binary := binarytest.ForZ(t)
 	one, m := build(t, secureExecution(t, binary, false))
 	two, _ := build(t, secureExecution(t, binary, true))
 	for _, name := range []string{image.KernelFile, image.InitrdFile, image.CmdlineFile, image.DropInFile, release.SealFile, manifest.Name} {
@@ -87,7 +76,7 @@ func TestThePartsForSecureExecutionAreTheSameForEverybody(t *testing.T) {
 
 func TestAnImageIsKeptWithItsHeader(t *testing.T) {
 	t.Parallel()
-	dir, parts := build(t, secureExecution(t, forZ(t, smallBinary(t)), false))
+	dir, parts := build(t, secureExecution(t, binarytest.ForZ(t), false))
 	var given pvimg.Parts
 	for n, fill := range []byte{7, 8} { // the second replaces the first
 		header := setest.Header(fill, enough)
@@ -126,7 +115,7 @@ func TestAnImageIsKeptWithItsHeader(t *testing.T) {
 
 func TestPartsThatAreBuiltAgainForgetTheImage(t *testing.T) {
 	t.Parallel()
-	in := secureExecution(t, forZ(t, smallBinary(t)), false)
+	in := secureExecution(t, binarytest.ForZ(t), false)
 	dir, _ := build(t, in)
 	if _, err := image.Seal(t.Context(), dir, sealer(setest.Header(1, enough)), quiet); err != nil {
 		t.Fatal(err)
@@ -143,7 +132,7 @@ func TestPartsThatAreBuiltAgainForgetTheImage(t *testing.T) {
 
 func TestWhatIsNoImageForSecureExecutionLeavesThePartsAsTheyAre(t *testing.T) {
 	t.Parallel()
-	dir, parts := build(t, secureExecution(t, forZ(t, smallBinary(t)), false))
+	dir, parts := build(t, secureExecution(t, binarytest.ForZ(t), false))
 	refused := errors.New("refused")
 	long := setest.Header(1, enough)
 	copy(long[12:], []byte{0, 0, 0x20, 1}) // one byte more than a header may have
@@ -189,11 +178,11 @@ func TestWhatIsNoImageForSecureExecutionLeavesThePartsAsTheyAre(t *testing.T) {
 
 func TestAProgramForAnotherProcessorIsRefused(t *testing.T) {
 	t.Parallel()
-	native := smallBinary(t)
+	native := binarytest.Small(t)
 	disk := onDisk(t, false)
-	disk.Binary, disk.First = native, forZ(t, native)
+	disk.Binary, disk.First = native, binarytest.ForZ(t)
 	wrong := inputs(t, false)
-	wrong.Binary = forZ(t, native)
+	wrong.Binary = binarytest.ForZ(t)
 	for name, tc := range map[string]struct {
 		in   image.Inputs
 		want string
