@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/measurements/explain"
+	"cocoon/measurements/predict"
 	"cocoon/measurements/vtpm"
 	"cocoon/mkimage/format/esp"
 	"cocoon/mkimage/format/gpt"
@@ -78,6 +81,32 @@ func quotesPrediction(t *testing.T, dir string) {
 		if got := quoted[pcr]; got != want {
 			t.Errorf("PCR %d is %s in the quote, predicted is %s", pcr, got, want)
 		}
+	}
+	explained(t, dir, quoted)
+}
+
+// explained has the registers recognized as those of the image.
+func explained(t *testing.T, dir string, quoted map[int]string) {
+	t.Helper()
+	pcrs := make([]string, 24)
+	for n := range pcrs {
+		pcrs[n] = quoted[n]
+	}
+	raw, err := json.Marshal(map[string]any{"ak_public": "", "tpm_quote": map[string]any{"pcrs": pcrs}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reported, err := explain.Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := predict.Open(dir, "vtpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := explain.Explain(reported, explain.Inputs{Images: []*predict.Guest{g}, Names: []string{"image"}, VCPUs: 1})
+	if err != nil || !a.Fits() || len(a.Findings) != 6 {
+		t.Errorf("the quote is explained by %+v (%v)", a, err)
 	}
 }
 
